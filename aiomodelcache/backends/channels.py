@@ -31,7 +31,7 @@ class Keeper(Protocol):
         """Records that a server refuses to report changes."""
 
 
-class Place:
+class TrackedSlot:
     """The kept keys of one slot, and the channel that reports their changes."""
 
     __slots__ = ("channel", "keys")
@@ -44,25 +44,25 @@ class Place:
 class Channel:
     """One server's connection, and the time until which it vouches for the entries that were read on it."""
 
-    __slots__ = ("_ping", "_pinged", "near", "on", "ping_at", "places", "trusted_until")
+    __slots__ = ("_ping", "_pinged", "near", "on", "ping_at", "slots", "trusted_until")
 
     def __init__(self, near: Keeper) -> None:
         self.on = False
         """True if the server reports changes now."""
         self.trusted_until = self.ping_at = _NEVER
-        self.places: dict[int, Place] = {}
+        self.slots: dict[int, TrackedSlot] = {}
         """The kept keys by slot."""
         self.near = near
         self._ping: Callable[[bytes], None] = lambda _: None
         self._pinged = False
 
-    def place(self, slot: int) -> Place | None:
-        """Returns the place for keys of a slot, or None if the server does not report changes now."""
-        return self.places.setdefault(slot, Place(self)) if self.on else None
+    def slot(self, slot: int) -> TrackedSlot | None:
+        """Returns the kept keys of a slot, or None if the server does not report changes now."""
+        return self.slots.setdefault(slot, TrackedSlot(self)) if self.on else None
 
     def check(self, now: float) -> float:
         """Pings the server if that is due, so that its entries go on to answer. Returns the time of the next check."""
-        key = next((key for place in self.places.values() for key in place.keys), None)
+        key = next((key for tracked in self.slots.values() for key in tracked.keys), None)
         if key is None:
             return _FOR_EVER
         if self.ping_at <= now and not self._pinged:  # also after a time without lookups
@@ -72,12 +72,12 @@ class Channel:
 
     def leave(self, slot: int) -> None:
         """Drops the entries of a slot that this server does not serve any more."""
-        self.near.drop_lost(list(self.places.pop(slot).keys))
+        self.near.drop_lost(list(self.slots.pop(slot).keys))
 
     def drop_all(self) -> None:
         """Drops all entries that were read here."""
-        places, self.places = self.places, {}
-        self.near.drop_lost([key for place in places.values() for key in place.keys])
+        slots, self.slots = self.slots, {}
+        self.near.drop_lost([key for tracked in slots.values() for key in tracked.keys])
 
     # The connection -------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from time import monotonic
 from typing import Final, Literal
 
-from aiomodelcache.backends.channels import Channel, Place
+from aiomodelcache.backends.channels import Channel, TrackedSlot
 from aiomodelcache.backends.frequency import FrequencySketch, UnusedDrops
 from aiomodelcache.encoding.layout import ABSENT, VALUE, VERSION
 from aiomodelcache.observe.events import NearChange
@@ -58,15 +58,15 @@ _FOR_EVER: Final = float("inf")
 
 
 class _Kept:
-    """The value of one key, the time until which it is used, its uses since it was examined, and its place if any."""
+    """The value of one key, the time until which it is used, its uses since it was examined, and its slot if any."""
 
-    __slots__ = ("place", "until", "used", "value")
+    __slots__ = ("slot", "until", "used", "value")
 
-    def __init__(self, value: bytes, until: float, used: int, place: Place | None) -> None:
+    def __init__(self, value: bytes, until: float, used: int, slot: TrackedSlot | None) -> None:
         self.value = value
         self.until = until
         self.used = used
-        self.place = place
+        self.slot = slot
 
 
 class Near:
@@ -75,7 +75,7 @@ class Near:
     __slots__ = (
         "_entries", "_frequency", "_limit", "_ping_at", "_pinged", "_policies", "_prefixes", "_trusted_until",
         "_written", "channels", "counters", "expected", "expecting", "lag", "observers", "on", "ping",
-        "place_of", "splits", "tick",
+        "splits", "tick", "tracked_slot",
     )  # fmt: skip
 
     def __init__(self, limit: int, lag: float) -> None:
@@ -91,8 +91,8 @@ class Near:
         """The observers of the cache, or None if there are none."""
         self.channels: list[Channel] = []
         """Those of several servers that report changes now."""
-        self.place_of: Callable[[bytes], Place | None] | None = None
-        """Returns the place of a key among several servers, or None if its server reports nothing."""
+        self.tracked_slot: Callable[[bytes], TrackedSlot | None] | None = None
+        """Returns the slot of a key among several servers, or None if its server reports nothing."""
         self.expecting = False
         """True if readers announce their reads, as a backend tracks them."""
         self.on = False
@@ -168,7 +168,7 @@ class Near:
         """Returns True if ``find`` would find this key."""
         kept = self._entries.get(key)
         now = monotonic()
-        if kept is None or (kept.place is not None and now >= kept.place.channel.trusted_until):
+        if kept is None or (kept.slot is not None and now >= kept.slot.channel.trusted_until):
             return False
         return now < kept.until and now < self._trusted_until
 
@@ -177,8 +177,8 @@ class Near:
             if now >= (look_at := self._trusted_until - self.lag / 2):
                 self.ping()
             self._ping_at = min([look_at, *[channel.check(now) for channel in self.channels]])
-            places = [kept.place for key in keys if (kept := self._entries.get(key)) is not None]
-            return now < self._trusted_until and all(place and now < place.channel.trusted_until for place in places)
+            slots = [kept.slot for key in keys if (kept := self._entries.get(key)) is not None]
+            return now < self._trusted_until and all(slot and now < slot.channel.trusted_until for slot in slots)
         if now >= self._trusted_until:
             return False
         if not self._pinged:
@@ -223,14 +223,14 @@ class Near:
         former = self._entries.get(key)
         used = former.used if former is not None else 0
         self._remove(key)
-        place = None
-        if self.place_of is not None:
-            place = self.place_of(key)
-            if place is None:
+        slot = None
+        if self.tracked_slot is not None:
+            slot = self.tracked_slot(key)
+            if slot is None:
                 return
-            place.keys.add(key)
-            self._ping_at = min(self._ping_at, place.channel.ping_at)
-        self._entries[key] = _Kept(value, now + ttl, used, place)
+            slot.keys.add(key)
+            self._ping_at = min(self._ping_at, slot.channel.ping_at)
+        self._entries[key] = _Kept(value, now + ttl, used, slot)
         self.counters.bytes += len(key) + len(value) + OVERHEAD
         if self.counters.bytes * 2 > self._limit:  # else there is room for all
             self._frequency.add(key)
@@ -257,8 +257,8 @@ class Near:
         kept = self._entries.pop(key, None)
         if kept is not None:
             self.counters.bytes -= len(key) + len(kept.value) + OVERHEAD
-            if kept.place is not None:
-                kept.place.keys.discard(key)
+            if kept.slot is not None:
+                kept.slot.keys.discard(key)
         return kept is not None
 
     # Dropping -------------------------------------------------------------------------------------
@@ -279,7 +279,7 @@ class Near:
         dropped, self._entries = len(self._entries), OrderedDict()  # at once, because there may be very many
         self.counters.bytes = 0
         for channel in self.channels:
-            channel.places.clear()
+            channel.slots.clear()
         self.drop_lost((), dropped)
 
     def drop_lost(self, keys: Iterable[bytes], dropped: int = 0) -> None:
@@ -292,8 +292,8 @@ class Near:
 
     def drop_beside(self, keys: Iterable[bytes]) -> None:
         """Drops all entries of those of several servers that hold these keys."""
-        for place in filter(None, map(self.place_of or (lambda _: None), keys)):
-            place.channel.drop_all()
+        for slot in filter(None, map(self.tracked_slot or (lambda _: None), keys)):
+            slot.channel.drop_all()
 
     # The connection -------------------------------------------------------------------------------
 
@@ -311,7 +311,7 @@ class Near:
         that, and this is the answer to the question which of them has each key.
         """
         self._trusted_until = sent + self.lag
-        self._ping_at = _NEVER if self.place_of else sent + self.lag / 2
+        self._ping_at = _NEVER if self.tracked_slot else sent + self.lag / 2
         self._pinged = False
 
     def invalidate(self, keys: Iterable[bytes] | None) -> None:

@@ -29,12 +29,12 @@ _PASTED_WIDTH: Final = 72
 """Maximum length of a list to paste that is written in one line."""
 GET: Final = "get_key_fields_list"
 FILTER: Final = "filter_key_fields_list"
-Key = tuple[str, ...]
+KeyFields = tuple[str, ...]
 """The fields of a key, as they are declared."""
 
 
 @dataclass(slots=True)
-class Reads:
+class TableReads:
     """The statements that read one table by the same columns."""
 
     model: type[Model]
@@ -93,17 +93,19 @@ class Advice:
     """The statements that read a table of the application's models."""
     observed: bool = False
     """True if statements were observed, of any kind."""
-    declare: list[Reads] = field(default_factory=list[Reads])
+    declare: list[TableReads] = field(default_factory=list[TableReads])
     """Keys to declare, those that save most first. The primary key stands for caching the model at all."""
-    declared: list[Reads] = field(default_factory=list[Reads])
+    declared: list[TableReads] = field(default_factory=list[TableReads])
     """Reads by keys that exist. The statements are misses, or come from code that does not ask the cache."""
     refused: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     """Numbers of statements that no key would answer or that would save too little, by model and reason."""
-    remove: list[tuple[type[Model], str, Key]] = field(default_factory=list[tuple[type[Model], str, Key]])
+    remove: list[tuple[type[Model], str, KeyFields]] = field(default_factory=list[tuple[type[Model], str, KeyFields]])
     """Keys that were never asked for: model, setting, key."""
     unused: list[str] = field(default_factory=list[str])
     """Other caches that were never asked for, by their names in the counts."""
-    lists: dict[type[Model], dict[str, list[Key]]] = field(default_factory=dict[type[Model], dict[str, list[Key]]])
+    lists: dict[type[Model], dict[str, list[KeyFields]]] = field(
+        default_factory=dict[type[Model], dict[str, list[KeyFields]]]
+    )
     """The lists of keys to declare, for each model that has changes: those that exist, with all changes made."""
 
     writes: dict[type[Model], int] = field(default_factory=dict[type[Model], int])
@@ -125,7 +127,7 @@ def advise(cache: OpenCache, observed: Iterable[Observed], counts: Mapping[str, 
     models: dict[str, type[Model]] = {}
     for bound in [*cache.models, *bound_models()]:
         models.setdefault(table_of(bound), bound)
-    found: dict[tuple[type[Model], frozenset[str], str], Reads] = {}
+    found: dict[tuple[type[Model], frozenset[str], str], TableReads] = {}
     writes = advice.writes
     for each in observed:
         advice.observed = True
@@ -158,18 +160,21 @@ def advise(cache: OpenCache, observed: Iterable[Observed], counts: Mapping[str, 
 
 
 def _reads(
-    found: dict[tuple[type[Model], frozenset[str], str], Reads], model: type[Model], names: frozenset[str], kind: str
-) -> Reads:
+    found: dict[tuple[type[Model], frozenset[str], str], TableReads],
+    model: type[Model],
+    names: frozenset[str],
+    kind: str,
+) -> TableReads:
     reads = found.get((model, names, kind))
     if reads is None:
         relations = {attributes_of(model, [name])[0]: name for name in field_names(model) if is_relation(model, name)}
         attributes = tuple(sorted(names))
         fields = tuple([relations.get(name, name) for name in attributes])
-        reads = found[model, names, kind] = Reads(model, attributes, fields, kind)
+        reads = found[model, names, kind] = TableReads(model, attributes, fields, kind)
     return reads
 
 
-def _judge(advice: Advice, cache: OpenCache, reads: Reads, least: int) -> None:
+def _judge(advice: Advice, cache: OpenCache, reads: TableReads, least: int) -> None:
     """Proposes a key, or says why not."""
     entries, names = cache.models.get(reads.model), frozenset(reads.attributes)
     keys = {} if entries is None else entries.gets if reads.kind == GET else entries.filters
@@ -202,9 +207,9 @@ def _find_unused(advice: Advice, cache: OpenCache, counts: Mapping[str, int]) ->
     advice.unused = sorted(others)
 
 
-def _lists(advice: Advice, entries: ModelEntries | None, model: type[Model]) -> dict[str, list[Key]]:
+def _lists(advice: Advice, entries: ModelEntries | None, model: type[Model]) -> dict[str, list[KeyFields]]:
     """Returns the lists of keys of a model with all changes. The primary key needs no declaration."""
-    lists: dict[str, list[Key]] = {}
+    lists: dict[str, list[KeyFields]] = {}
     for setting in (GET, FILTER):
         existing = {} if entries is None else entries.gets if setting == GET else entries.filters
         declared = [entry_set.fields for names, entry_set in existing.items() if names != frozenset([pk_of(model)])]
@@ -216,7 +221,7 @@ def _lists(advice: Advice, entries: ModelEntries | None, model: type[Model]) -> 
     return lists
 
 
-def pasted(lists: dict[str, list[Key]]) -> list[str]:
+def pasted(lists: dict[str, list[KeyFields]]) -> list[str]:
     """Returns lists of keys as lines of a ``CacheMeta``."""
     lines: list[str] = []
     for setting, keys in lists.items():

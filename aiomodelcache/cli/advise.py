@@ -10,7 +10,7 @@ from tortoise.connection import get_connection
 from tortoise.exceptions import ConfigurationError, OperationalError
 from tortoise.models import Model
 
-from aiomodelcache.cli.advice import Advice, Key, advise, pasted
+from aiomodelcache.cli.advice import Advice, KeyFields, advise, pasted
 from aiomodelcache.cli.output import duration
 from aiomodelcache.cli.session import Session, command
 from aiomodelcache.cli.statements import Observed, observed_in_log, parsed
@@ -175,7 +175,7 @@ def _show(session: Session, advice: Advice, cache: OpenCache) -> None:
     output.line("ok", f"{advice.saved} of {advice.statements} statements{percent} would be saved")
 
 
-def _show_paste(session: Session, model: type[Model], lists: dict[str, list[Key]], *, cached: bool) -> None:
+def _show_paste(session: Session, model: type[Model], lists: dict[str, list[KeyFields]], *, cached: bool) -> None:
     line = session.output.line
     line(f"class {model.__name__}({'...' if cached else 'CachedModel'}):")
     line("    class CacheMeta:")

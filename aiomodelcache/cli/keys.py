@@ -15,8 +15,8 @@ from aiomodelcache.inspection.errors import CommandError
 from aiomodelcache.inspection.keyspace import KeyMap
 from aiomodelcache.inspection.store import Store, connected
 from aiomodelcache.inspection.summaries import SERVER, worker_data
-from aiomodelcache.inspection.survey import Found, Total, survey, totals
-from aiomodelcache.inspection.targets import Target, find_target
+from aiomodelcache.inspection.survey import FoundKey, Total, survey, totals
+from aiomodelcache.inspection.targets import FoundDeclaration, find_target
 from aiomodelcache.observe.fleet import Worker
 
 LIMIT: Final = 1_000
@@ -102,7 +102,7 @@ async def stats_command(session: Session) -> None:
     session.output.emit(data, show)
 
 
-def owner_of(target: Target) -> str:
+def owner_of(target: FoundDeclaration) -> str:
     """Returns the declaration under which the keys of a target are counted."""
     if target.model is not None:
         return target.model.__name__
@@ -111,7 +111,7 @@ def owner_of(target: Target) -> str:
     raise CommandError(f"{target.name} has no keys of its own kind: name its model, or a cached function.")
 
 
-async def _listed(store: Store, chunk: list[Found]) -> list[dict[str, Any]]:
+async def _listed(store: Store, chunk: list[FoundKey]) -> list[dict[str, Any]]:
     lives = await store.life_left([found.key for found in chunk])
     return [
         {"key": key_text(found.key), "state": found.state, "age": found.age, "life_left": left, "size": found.size}

@@ -44,7 +44,7 @@ class Unnoticed(NamedTuple):
     """The means: ``SQL`` or the call of a class."""
 
 
-class Source(NamedTuple):
+class SearchResult(NamedTuple):
     """The result of reading the source of an application."""
 
     found: list[Unnoticed]
@@ -53,16 +53,16 @@ class Source(NamedTuple):
     """False if there were too many files."""
 
 
-def search(folders: Iterable[Path], tables: Mapping[str, str]) -> Source:
+def search(folders: Iterable[Path], tables: Mapping[str, str]) -> SearchResult:
     """Searches folders for unnoticed writes of tables. ``tables``: the cached model of each table, by its name."""
     found: list[Unnoticed] = []
     number = 0
     for file in files_in(folders):
         if number == MAX_FILES:
-            return Source(found, number, complete=False)
+            return SearchResult(found, number, complete=False)
         number += 1
         found += unnoticed_in(file, tables)
-    return Source(found, number, complete=True)
+    return SearchResult(found, number, complete=True)
 
 
 def files_in(folders: Iterable[Path]) -> Iterator[Path]:

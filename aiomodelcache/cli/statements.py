@@ -32,7 +32,7 @@ ALL_ROWS: Final = "it reads all rows"
 LOCKS: Final = "it locks rows"
 
 
-class Statement(NamedTuple):
+class ParsedStatement(NamedTuple):
     """One statement, read from its text."""
 
     table: str
@@ -52,7 +52,7 @@ class Statement(NamedTuple):
 class Observed:
     """A statement that was observed, once or several times."""
 
-    statement: Statement
+    statement: ParsedStatement
     calls: int = 1
     seconds: float | None = None
     """The time that the database has spent on it, if known."""
@@ -93,21 +93,21 @@ def _observed(sql: str, values: str | None) -> Observed:
     return Observed(statement, values=values, limit=limit)
 
 
-def parsed(sql: str) -> Statement:
+def parsed(sql: str) -> ParsedStatement:
     """Returns what a statement reads or writes."""
     tokens = [match[0] if match["name"] else match[0].upper() for match in _TOKEN.finditer(sql)]
     if tokens[:1] and tokens[0] in _WRITES:
         at = next((at for at, token in enumerate(tokens) if token in ("INTO", "UPDATE", "FROM")), None)
-        return Statement("" if at is None else _table(tokens, at + 1)[0], writes=True, reason=OTHER)
+        return ParsedStatement("" if at is None else _table(tokens, at + 1)[0], writes=True, reason=OTHER)
     if tokens[:1] != ["SELECT"] or "FROM" not in tokens:
-        return Statement("", reason=OTHER)
+        return ParsedStatement("", reason=OTHER)
     start = tokens.index("FROM")
     table, at = _table(tokens, start + 1)
     if "JOIN" in tokens or tokens[at : at + 1] == [","] or tokens.count("SELECT") > 1:
-        return Statement(table, reason=JOINS)
+        return ParsedStatement(table, reason=JOINS)
     selected = tokens[1:start]
     if "DISTINCT" in selected or ("(" in selected and selected != ["COUNT", "(", "*", ")"]):
-        return Statement(table, reason=COMPUTES)
+        return ParsedStatement(table, reason=COMPUTES)
     return _Conditions(table, tokens[at:]).statement()
 
 
@@ -132,16 +132,16 @@ class _Conditions:
         self._tokens = tokens
         self._at = 0
 
-    def statement(self) -> Statement:
+    def statement(self) -> ParsedStatement:
         """Returns the statement with its columns, or with the reason for which it has none."""
         if not self._take("WHERE"):
-            return Statement(self._table, reason=ALL_ROWS)
+            return ParsedStatement(self._table, reason=ALL_ROWS)
         columns: set[str] = set()
         many = False
         while True:
             column = self._column()
             if column is None:
-                return Statement(self._table, reason=COMPARES)
+                return ParsedStatement(self._table, reason=COMPARES)
             columns.add(column)
             if self._take("="):
                 compared = self._value()
@@ -150,16 +150,16 @@ class _Conditions:
             else:
                 compared = many = self._take("IN") and self._values()
             if not compared:
-                return Statement(self._table, reason=COMPARES)
+                return ParsedStatement(self._table, reason=COMPARES)
             if not self._take("AND"):
                 break
         rest = self._tokens[self._at :]
         if rest and rest[0] not in ("ORDER", "LIMIT", "FOR", ";"):
-            return Statement(self._table, reason=COMPARES if rest[0] in ("OR", ":", "COLLATE") else COMPUTES)
+            return ParsedStatement(self._table, reason=COMPARES if rest[0] in ("OR", ":", "COLLATE") else COMPUTES)
         if "FOR" in rest:
-            return Statement(self._table, reason=LOCKS)
+            return ParsedStatement(self._table, reason=LOCKS)
         limit = rest[rest.index("LIMIT") + 1] if "LIMIT" in rest[:-1] else None
-        return Statement(self._table, columns=frozenset(columns), many=many, limit=limit)
+        return ParsedStatement(self._table, columns=frozenset(columns), many=many, limit=limit)
 
     def _take(self, token: str) -> bool:
         found = self._tokens[self._at : self._at + 1] == [token]

@@ -21,7 +21,7 @@ from aiomodelcache.client import ModelCache
 from aiomodelcache.exceptions import BackendError
 from aiomodelcache.inspection.hottest import HottestKeys
 from aiomodelcache.inspection.keyspace import KeyMap
-from aiomodelcache.inspection.rates import WINDOW, Window
+from aiomodelcache.inspection.rates import WINDOW, RateWindow
 from aiomodelcache.inspection.store import Store, connected
 
 MAX_SHOWN: Final = 10
@@ -62,7 +62,7 @@ class _Top:
     def __init__(self, cache: ModelCache, store: Store, *, watch: float, values: bool) -> None:
         self._cache = cache
         self._watch = watch
-        self._window = Window()
+        self._window = RateWindow()
         self._hottest = HottestKeys(store, KeyMap(cache.open_cache), values=values)
 
     async def measure(self) -> dict[str, Any]:

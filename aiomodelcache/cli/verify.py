@@ -16,7 +16,7 @@ from aiomodelcache.entries.key_values import values_in
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.inspection.keyspace import KeyMap, Place
 from aiomodelcache.inspection.store import connected
-from aiomodelcache.inspection.survey import Found, sample, survey
+from aiomodelcache.inspection.survey import FoundKey, sample, survey
 from aiomodelcache.inspection.targets import find_target
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.query.verification import ANSWERED, ReadEntry, differences, is_still_answered
@@ -123,7 +123,7 @@ def percent(fraction: float) -> str:
 
 
 async def compare(
-    view: OpenCache, key_map: KeyMap, chunk: Sequence[Found], verified: Verified, *, values: bool
+    view: OpenCache, key_map: KeyMap, chunk: Sequence[FoundKey], verified: Verified, *, values: bool
 ) -> None:
     """Compares entries, as they were when the survey read them, with the database. Adds the result to ``verified``."""
     read: dict[ReadEntry, Place] = {}

@@ -3,5 +3,5 @@
 Each module imports its library when it is used, so that ``aiomodelcache`` needs none of them. Top to bottom:
 ``taskiq``, ``arq``, ``faststream``, ``litestar``, ``blacksheep``, ``sanic``, ``quart``, ``aiohttp``, ``pydantic``,
 ``fastapi``, ``starlette``, ``http``, ``responses``, ``dashboard``, ``prometheus``, ``opentelemetry``, ``sentry``,
-``registration``, ``asgi``, ``server_timing``.
+``registration``, ``asgi``, ``server_timing``, ``asgi_types``.
 """

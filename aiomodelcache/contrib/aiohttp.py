@@ -4,7 +4,7 @@ from typing import Any, Unpack
 
 from aiomodelcache.client import ModelCache
 from aiomodelcache.config import Settings
-from aiomodelcache.contrib.registration import Store, make_cache, required
+from aiomodelcache.contrib.registration import StoreOrURL, make_cache, required
 from aiomodelcache.contrib.server_timing import begin_timing, current_timing, joined
 from aiomodelcache.exceptions import NotFoundError
 from aiomodelcache.scopes.request import current_scope, local_cache
@@ -17,7 +17,7 @@ _TIMING = "aiomodelcache_timing"
 
 def register_model_cache(
     app: Any,
-    url: Store,
+    url: StoreOrURL,
     *,
     namespace: str = "",
     request_scope: bool = True,

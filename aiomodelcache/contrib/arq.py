@@ -5,7 +5,7 @@ from typing import Any, Unpack
 
 from aiomodelcache.client import ModelCache
 from aiomodelcache.config import Settings
-from aiomodelcache.contrib.registration import Store
+from aiomodelcache.contrib.registration import StoreOrURL
 from aiomodelcache.scopes.request import local_cache
 
 _SCOPE = "aiomodelcache_scope"
@@ -15,7 +15,7 @@ Hook = Callable[[dict[Any, Any]], Awaitable[None]]
 
 
 def register_model_cache(
-    worker_settings: type, url: Store, *, namespace: str = "", job_scope: bool = True, **settings: Unpack[Settings]
+    worker_settings: type, url: StoreOrURL, *, namespace: str = "", job_scope: bool = True, **settings: Unpack[Settings]
 ) -> ModelCache:
     """Opens a cache in each worker of a ``WorkerSettings`` class, and gives each job a ``local_cache()``.
 

@@ -3,16 +3,9 @@
 Knows only the ASGI protocol, so it works with any framework.
 """
 
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
-
+from aiomodelcache.contrib.asgi_types import Application, ASGIScope, Message, Receive, Send
 from aiomodelcache.contrib.server_timing import begin_timing, current_timing, with_timing
 from aiomodelcache.scopes.request import current_scope, local_cache
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 
 class LocalCacheMiddleware:
@@ -39,7 +32,7 @@ class LocalCacheMiddleware:
         self._request_scope = request_scope
         self._server_timing = server_timing
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
         elif self._server_timing:
@@ -47,7 +40,7 @@ class LocalCacheMiddleware:
         else:
             await self._scoped(scope, receive, send)
 
-    async def _scoped(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def _scoped(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         if not self._request_scope:
             await self._app(scope, receive, send)
             return
@@ -61,7 +54,7 @@ class LocalCacheMiddleware:
 
             await self._app(scope, receive, send_outside)
 
-    async def _timed(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def _timed(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         timing, token = begin_timing()
 
         async def send_timing(message: Message) -> None:

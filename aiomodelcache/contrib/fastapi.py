@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Unpack
 from aiomodelcache.client import ModelCache
 from aiomodelcache.config import Settings
 from aiomodelcache.contrib import starlette
-from aiomodelcache.contrib.registration import Store
+from aiomodelcache.contrib.registration import StoreOrURL
 from aiomodelcache.exceptions import NotFoundError
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def register_model_cache(
     app: "FastAPI",
-    url: Store,
+    url: StoreOrURL,
     *,
     namespace: str = "",
     request_scope: bool = True,

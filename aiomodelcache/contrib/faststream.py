@@ -4,12 +4,12 @@ from typing import Any, Unpack
 
 from aiomodelcache.client import ModelCache
 from aiomodelcache.config import Settings
-from aiomodelcache.contrib.registration import Store, required
+from aiomodelcache.contrib.registration import StoreOrURL, required
 from aiomodelcache.scopes.request import local_cache
 
 
 def register_model_cache(
-    app: Any, url: Store, *, namespace: str = "", message_scope: bool = True, **settings: Unpack[Settings]
+    app: Any, url: StoreOrURL, *, namespace: str = "", message_scope: bool = True, **settings: Unpack[Settings]
 ) -> ModelCache:
     """Opens a cache when a ``FastStream`` application starts, and closes it after its brokers have stopped.
 

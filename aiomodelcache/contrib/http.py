@@ -5,7 +5,7 @@ responses are stored and which requests they answer: see docs/guide/responses.md
 """
 
 import inspect
-from collections.abc import Callable, Collection, Iterable, MutableMapping
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from functools import wraps
 from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, Unpack, cast, overload
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, Unpack, cast, 
 from tortoise.models import Model
 
 from aiomodelcache.config import InvalidationType
+from aiomodelcache.contrib.asgi_types import Application, ASGIScope, Message, Receive, Send
 from aiomodelcache.contrib.registration import required
 from aiomodelcache.contrib.responses.endpoints import (
     COMPUTING,
@@ -22,9 +23,8 @@ from aiomodelcache.contrib.responses.endpoints import (
     response_class,
     with_request,
 )
-from aiomodelcache.contrib.responses.lookups import Call, Found
+from aiomodelcache.contrib.responses.lookups import Call, SharedAnswer
 from aiomodelcache.contrib.responses.requests import SAFE_METHODS, Request, uri_tag
-from aiomodelcache.contrib.responses.runs import Application, Message, Receive, Send
 from aiomodelcache.contrib.responses.service import ResponseCache, labelled
 from aiomodelcache.declare.registry import module_of
 from aiomodelcache.declare.value_declarations import ValueDeclaration, tuple_of
@@ -37,11 +37,11 @@ from aiomodelcache.write.manual import invalidate_tags
 if TYPE_CHECKING:
     from starlette.requests import Request as StarletteRequest
 
-Key = Callable[["StarletteRequest"], Any]
+ResponseKey = Callable[["StarletteRequest"], Any]
 """A function of a request that returns a part of a cache key: a number, a string, or a tuple of such values."""
 ResponseTag = str | Callable[["StarletteRequest"], str | Iterable[str]]
 """The name of a tag, or a function of a request that returns one or several."""
-Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+EndpointT = TypeVar("EndpointT", bound=Callable[..., Any])
 
 MAX_SIZE: Final = 1_048_576
 """Maximum size of the content of a stored response, in bytes, by default. A larger response is sent and not stored."""
@@ -52,7 +52,7 @@ class ResponseSettings(TypedDict, total=False):
 
     timeout: Duration | None
     vary: Collection[str]
-    key: Key | None
+    key: ResponseKey | None
     session_cookies: Collection[str] | None
     tags: ResponseTag | Iterable[ResponseTag]
     depends_on: type[Model] | Iterable[type[Model]]
@@ -81,7 +81,7 @@ class CachedResponseMiddleware:
         origin = f"{__name__}.{type(self).__name__}" + (f"({name})" if name else "")
         self._responses = _responses(origin, settings, [_tag_of_uri], needs_reads=True)
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -96,11 +96,11 @@ class CachedResponseMiddleware:
 
 
 @overload
-def cached_response(endpoint: Endpoint, /) -> Endpoint: ...
+def cached_response(endpoint: EndpointT, /) -> EndpointT: ...
 
 
 @overload
-def cached_response(**settings: Unpack[ResponseSettings]) -> Callable[[Endpoint], Endpoint]: ...
+def cached_response(**settings: Unpack[ResponseSettings]) -> Callable[[EndpointT], EndpointT]: ...
 
 
 def cached_response(endpoint: Callable[..., Any] | None = None, /, **settings: Unpack[ResponseSettings]) -> Any:
@@ -194,7 +194,7 @@ def _responses(origin: str, settings: ResponseSettings, own_tags: Iterable[Any],
         near=None,
         invalidation=InvalidationType.UNSET,
         cache_errors=None,
-        returns=lambda: Found,
+        returns=lambda: SharedAnswer,
     )
     declaration.check()
     key = settings.get("key")
@@ -221,7 +221,7 @@ def _tag_of_uri(call: Call) -> str:
     return uri_tag(call.request)
 
 
-def _starlette_request(scope: MutableMapping[str, Any]) -> Any:
+def _starlette_request(scope: ASGIScope) -> Any:
     return required("starlette.requests", "starlette").Request(scope)
 
 

@@ -7,7 +7,7 @@ from typing import Any, Unpack
 from aiomodelcache.client import ModelCache
 from aiomodelcache.config import Settings
 from aiomodelcache.contrib.asgi import LocalCacheMiddleware
-from aiomodelcache.contrib.registration import Store, make_cache, required
+from aiomodelcache.contrib.registration import StoreOrURL, make_cache, required
 from aiomodelcache.exceptions import NotFoundError
 
 
@@ -29,7 +29,7 @@ class ModelCachePlugin:
 
     def __init__(
         self,
-        url: Store,
+        url: StoreOrURL,
         *,
         namespace: str = "",
         request_scope: bool = True,

@@ -5,13 +5,13 @@ from typing import Any, Unpack
 from aiomodelcache.client import ModelCache
 from aiomodelcache.config import Settings
 from aiomodelcache.contrib.asgi import LocalCacheMiddleware
-from aiomodelcache.contrib.registration import Store, make_cache, required
+from aiomodelcache.contrib.registration import StoreOrURL, make_cache, required
 from aiomodelcache.exceptions import NotFoundError
 
 
 def register_model_cache(
     app: Any,
-    url: Store,
+    url: StoreOrURL,
     *,
     namespace: str = "",
     request_scope: bool = True,

@@ -13,11 +13,11 @@ from aiomodelcache.config import NotFound, Settings
 if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
 
-Store: TypeAlias = "str | Backend | Redis | RedisCluster"
+StoreOrURL: TypeAlias = "str | Backend | Redis | RedisCluster"
 """The first argument of ``ModelCache``: a URL, a client of redis-py, or a ``Backend``."""
 
 
-def make_cache(store: Store, namespace: str, not_found: NotFound, settings: Settings) -> ModelCache:
+def make_cache(store: StoreOrURL, namespace: str, not_found: NotFound, settings: Settings) -> ModelCache:
     """Returns a closed cache whose ``get_or_404`` raises the framework's ``not_found``, unless the settings name one.
 
     Raises ``CacheConfigurationError`` for a wrong setting.

@@ -10,10 +10,9 @@ from contextvars import ContextVar, Token
 from time import perf_counter
 from typing import Final
 
+from aiomodelcache.contrib.asgi_types import Headers
 from aiomodelcache.observe.events import Computation, Lookup, Observer, Operation, RoundTrip, Statement
 from aiomodelcache.open_cache import open_caches
-
-Headers = Iterable[tuple[bytes, bytes]]
 
 _Names = dict[type[Operation], str]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from aiomodelcache.client import ModelCache
 from aiomodelcache.config import Settings
 from aiomodelcache.contrib.asgi import LocalCacheMiddleware
-from aiomodelcache.contrib.registration import Store, make_cache
+from aiomodelcache.contrib.registration import StoreOrURL, make_cache
 from aiomodelcache.exceptions import NotFoundError
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def register_model_cache(
     app: "Starlette",
-    url: Store,
+    url: StoreOrURL,
     *,
     namespace: str = "",
     request_scope: bool = True,

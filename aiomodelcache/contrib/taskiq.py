@@ -4,7 +4,7 @@ from typing import Any, Self, Unpack, cast
 
 from aiomodelcache.client import ModelCache
 from aiomodelcache.config import Settings
-from aiomodelcache.contrib.registration import Store, required
+from aiomodelcache.contrib.registration import StoreOrURL, required
 from aiomodelcache.scopes.request import local_cache
 
 
@@ -23,13 +23,15 @@ class ModelCacheMiddleware:
 
     broker: Any = None
 
-    def __new__(cls, url: Store, *, namespace: str = "", task_scope: bool = True, **settings: Unpack[Settings]) -> Self:
+    def __new__(
+        cls, url: StoreOrURL, *, namespace: str = "", task_scope: bool = True, **settings: Unpack[Settings]
+    ) -> Self:
         """Makes the object also one of Taskiq's class, which only this call imports."""
         base = required("taskiq", "taskiq").TaskiqMiddleware
         return cast("Self", object.__new__(type(cls.__name__, (cls, base), {"__doc__": cls.__doc__})))
 
     def __init__(
-        self, url: Store, *, namespace: str = "", task_scope: bool = True, **settings: Unpack[Settings]
+        self, url: StoreOrURL, *, namespace: str = "", task_scope: bool = True, **settings: Unpack[Settings]
     ) -> None:
         self.cache = ModelCache(url, namespace=namespace, **settings)
         self._task_scope = task_scope

@@ -9,11 +9,11 @@ from aiomodelcache.entries.results import DontCache
 
 _AWAITED: Final = (Coroutine, Awaitable)
 _UNIONS: Final = (Union, UnionType)
-_Names = Mapping[Any, Any]
+_TypeArguments = Mapping[Any, Any]
 """Types by the type variables that stand for them."""
 
 
-def return_type(function: Any, names: _Names | None = None) -> Any:
+def return_type(function: Any, names: _TypeArguments | None = None) -> Any:
     """Returns the type of the values of a coroutine function that may be stored, by its annotation.
 
     Returns Any if there is no annotation, or if it has names that cannot be resolved.
@@ -55,12 +55,12 @@ def _stored(annotation: Any) -> Any:
     return Any if DontCache in (annotation, origin) else annotation
 
 
-def _arguments(cls: type, base: type) -> _Names:
+def _arguments(cls: type, base: type) -> _TypeArguments:
     """Returns the arguments that a class gives to the type variables of one of its bases."""
     return _follow(cls, base, {}) or {}
 
 
-def _follow(cls: type, base: type, names: _Names) -> _Names | None:
+def _follow(cls: type, base: type, names: _TypeArguments) -> _TypeArguments | None:
     if cls is base:
         return names
     for declared in vars(cls).get("__orig_bases__", cls.__bases__):
@@ -72,7 +72,7 @@ def _follow(cls: type, base: type, names: _Names) -> _Names | None:
     return None
 
 
-def _replaced(annotation: Any, names: _Names) -> Any:
+def _replaced(annotation: Any, names: _TypeArguments) -> Any:
     """Returns the type with its type variables replaced."""
     if isinstance(annotation, TypeVar):
         return names.get(annotation, Any)

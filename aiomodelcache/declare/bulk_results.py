@@ -24,9 +24,9 @@ from aiomodelcache.plans.computing import also_computing
 from aiomodelcache.scopes.bypass import open_blocks
 from aiomodelcache.scopes.tracking import Tracked
 
-Versions = Iterable[tuple[bytes, bytes]]
+VersionsRead = Iterable[tuple[bytes, bytes]]
 Arguments = tuple[Any, ...]
-ComputeAll = Callable[[list[Arguments], Versions], Awaitable[Any]]
+ComputeAll = Callable[[list[Arguments], VersionsRead], Awaitable[Any]]
 """A function of the arguments, and of table versions that were read before, that returns the results of all."""
 
 
@@ -70,11 +70,11 @@ async def compute_in_bulk(
     key: bytes,
     arguments: Arguments,
     client: BaseDBAsyncClient | None,
-    versions: Versions = (),
+    versions: VersionsRead = (),
 ) -> Any:
     """Computes the result of these arguments by a bulk method, with others of this tick and of the same transaction."""
 
-    async def compute_all(all_arguments: list[Arguments], known: Versions) -> Any:
+    async def compute_all(all_arguments: list[Arguments], known: VersionsRead) -> Any:
         call = partial(returning_errors, result.resilience.errors, method.call, all_arguments)
         if isinstance(result, DerivedEntries):
             return await result.track(result, call, client, known)
@@ -90,7 +90,7 @@ async def compute_in_bulk(
     return found._replace(value=raised) if isinstance(found, Tracked) else raised
 
 
-class _Call:
+class _BulkCall:
     """The arguments of one call, by the keys of their results."""
 
     def __init__(self) -> None:
@@ -99,7 +99,7 @@ class _Call:
         self.answer: asyncio.Future[dict[bytes, Any]] = asyncio.get_running_loop().create_future()
 
 
-_open: Final[WeakKeyDictionary[Any, dict[Any, _Call]]] = WeakKeyDictionary()
+_open: Final[WeakKeyDictionary[Any, dict[Any, _BulkCall]]] = WeakKeyDictionary()
 """The calls that can still be joined, by the entries of their class, and by bypass and transaction."""
 
 
@@ -107,7 +107,7 @@ async def compute_together(
     place: tuple[object, object],
     key: bytes,
     arguments: Arguments,
-    versions: Versions,
+    versions: VersionsRead,
     name: str,
     compute_all: ComputeAll,
 ) -> Any:
@@ -120,7 +120,7 @@ async def compute_together(
     call = calls.get(mode)
     leads = call is None
     if call is None:
-        call = calls[mode] = _Call()
+        call = calls[mode] = _BulkCall()
     call.arguments[key] = arguments
     call.versions.update(versions)
     answer = asyncio.shield(call.answer)  # also for the leader, so that all go on, and fill, in one tick
@@ -133,7 +133,7 @@ async def compute_together(
     return (await answer)[key]
 
 
-async def _make(call: _Call, calls: dict[Any, _Call], mode: Any, name: str, compute_all: ComputeAll) -> None:
+async def _make(call: _BulkCall, calls: dict[Any, _BulkCall], mode: Any, name: str, compute_all: ComputeAll) -> None:
     """Makes a call after one turn of the event loop, and hands out the results."""
     try:
         try:

@@ -23,7 +23,7 @@ from aiomodelcache.engine.run import RunningPlan
 from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.exceptions import BackendError
 from aiomodelcache.observe.events import Lookup
-from aiomodelcache.plans.requests import AcquireLeases, Attempt, LeaseResult, Store, Wait
+from aiomodelcache.plans.requests import AcquireLeases, Attempt, LeaseResult, StoreFills, Wait
 
 FIRST_POLL_DELAY: Final = 0.00625
 """Average seconds before a reader first polls for a fill by another process."""
@@ -55,7 +55,7 @@ class Leases:
         """Returns True if loads wait for the database. Plans then wait on for other processes, and not for it."""
         self._extensions = LeaseExtensions(guarded, config, tasks, self._flights)
         self.acquire: TickBatcher[tuple[RunningPlan, AcquireLeases]] = TickBatcher(self._acquire, tasks)
-        self.store: TickBatcher[tuple[RunningPlan, Store]] = TickBatcher(self._store, tasks)
+        self.store: TickBatcher[tuple[RunningPlan, StoreFills]] = TickBatcher(self._store, tasks)
         self.wait: TickBatcher[tuple[RunningPlan, Wait]] = TickBatcher(self._wait, tasks)
 
     def late_deadline(self) -> float:
@@ -115,7 +115,7 @@ class Leases:
             read = [stamps[key] for key in request.versions]
             self._advance(run, LeaseResult(attempt, held, read, late_until_ms, late_deadline))
 
-    async def _store(self, requests: list[tuple[RunningPlan, Store]]) -> None:
+    async def _store(self, requests: list[tuple[RunningPlan, StoreFills]]) -> None:
         now = time.monotonic()
         # After the deadline of a late lease, an intent may have expired that a writer had before its COMMIT, which the
         # reader's statement has not seen. The reader must not fill then.

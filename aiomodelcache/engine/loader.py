@@ -137,8 +137,8 @@ def can_share_statement(entry_set: RowEntries | IndexEntries) -> bool:
     return entry_set.limit is None and (entry_set.unique or not entry_set.compares_loosely)
 
 
-Rows = Sequence[LoadedRow | LoadedPk]
-ObserveStatement = Callable[[int, Awaitable[Rows]], Awaitable[Rows]]
+LoadedRows = Sequence[LoadedRow | LoadedPk]
+ObserveStatement = Callable[[int, Awaitable[LoadedRows]], Awaitable[LoadedRows]]
 """Awaits a statement that asks for a number of values, and tells observers of it."""
 
 
@@ -190,7 +190,7 @@ async def _select(
     stats: Stats,
     *,
     only_pks: bool,
-) -> Rows:
+) -> LoadedRows:
     schema = entry_set.schema
     stats.statements += 1
     if not only_pks and entry_set.limit is None and not isinstance(entry_set, ManyToManyEntries):
@@ -215,7 +215,7 @@ _KeyGetter = Callable[[Any], bytes | None]
 """Returns the key of a lookup that a row answers. None, or another key, if the row was found by a loose comparison."""
 
 
-def _single(key_of: _KeyGetter, key: bytes, rows: Rows, deadline: float) -> dict[bytes, Answer]:
+def _single(key_of: _KeyGetter, key: bytes, rows: LoadedRows, deadline: float) -> dict[bytes, Answer]:
     return {key: Answer(list(rows), all(found == key for found in map(key_of, rows)), deadline)}
 
 
@@ -223,7 +223,7 @@ def _group_rows(
     entry_set: RowEntries | IndexEntries,
     key_of: _KeyGetter,
     keys: Sequence[bytes],
-    rows: Rows,
+    rows: LoadedRows,
     deadline: float,
 ) -> dict[bytes, Answer]:
     """Groups the rows of one statement by the key that each row answers.

@@ -1,8 +1,8 @@
 """The driver of plans: merges the requests of all plans in one tick, and answers them.
 
 All ``Read``s of a tick become one MGET, all ``AcquireLeases`` one pipeline, all ``Load``s of one key one SQL statement,
-all ``Store``s one pipeline. A single lookup, a gather and a batch are the same code path. Knows when requests are sent
-and what happens if that fails; ``plans`` knows what a lookup means.
+all ``StoreFills`` one pipeline. A single lookup, a gather and a batch are the same code path. Knows when requests are
+sent and what happens if that fails; ``plans`` knows what a lookup means.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -42,7 +42,7 @@ from aiomodelcache.plans.requests import (
     Plan,
     Read,
     Spawn,
-    Store,
+    StoreFills,
     Wait,
 )
 from aiomodelcache.plans.steps import answer_without_store
@@ -94,7 +94,7 @@ class Reader:
 
     def reads_apart(self) -> bool:
         """True if the values that lookups get now may not be of one moment. False once they have ended."""
-        return self._reads.reads_apart() or self._near.place_of is not None
+        return self._reads.reads_apart() or self._near.tracked_slot is not None
 
     def sample(self, fraction: float, chosen: Callable[[bytes], None]) -> None:
         """Calls ``chosen`` with the key of this fraction of the entries that are read from now on."""
@@ -240,7 +240,7 @@ class Reader:
                         return
                     if run.background and request.deadline is None:  # else the plan has leases to release
                         raise NotCached
-                elif type(request) is Store:
+                elif type(request) is StoreFills:
                     if not run.bypass and self._guarded.allow_read():
                         self._leases.store.add((run, request))
                         return

@@ -30,7 +30,7 @@ from aiomodelcache.orm.meta import Values
 from aiomodelcache.plans.requests import Load
 
 Waiter = tuple[RunningPlan, Load]
-Target = tuple[Any, bool, bool]
+SharedLoad = tuple[Any, bool, bool]
 """An entry set, and whether a replica may answer, and whether primary keys suffice."""
 
 
@@ -69,7 +69,7 @@ class Statements:
                 self._tasks.start(self._load_source(target, group))
 
     async def _load_source(
-        self, target: Target, group: list[Waiter], *, alone: bool = False, forced: bool = False
+        self, target: SharedLoad, group: list[Waiter], *, alone: bool = False, forced: bool = False
     ) -> None:
         """Sends a statement when the database admits it, or now if ``forced``: for no other group if ``alone``."""
         entry_set, replica, _ = target
@@ -99,7 +99,7 @@ class Statements:
             self._advance(run, {key: answers[key] for key in request.wanted})
 
     async def _admitted(
-        self, target: Target, group: list[Waiter], client: BaseDBAsyncClient, admission: Admission[Waiter]
+        self, target: SharedLoad, group: list[Waiter], client: BaseDBAsyncClient, admission: Admission[Waiter]
     ) -> dict[bytes, Any]:
         """Loads as many of a group as one statement answers. The others wait for another one.
 
@@ -130,7 +130,7 @@ class Statements:
             admission.leave(sample)
         return answers
 
-    def _end_patience(self, target: Target, admission: Admission[Waiter], late: list[Waiter]) -> None:
+    def _end_patience(self, target: SharedLoad, admission: Admission[Waiter], late: list[Waiter]) -> None:
         """Fails lookups that have waited for the database too long, or sends their statement all the same."""
         entry_set = target[0]
         refusal = self.overloads.refusal(admission, entry_set.schema.name, entry_set.counters, len(late))

@@ -9,12 +9,11 @@ from tortoise.fields.base import OnDelete
 from tortoise.models import Model
 
 from aiomodelcache.entries.many_to_many import ManyToManyEntries
-from aiomodelcache.entries.tables import NOTHING, WrittenEntries
+from aiomodelcache.entries.tables import NOTHING, ModelsOfTable, WrittenEntries
 from aiomodelcache.orm.meta import column_attribute, columns_of, pk_of
 from aiomodelcache.orm.relations import ForeignKey, enforced_foreign_keys
 
 Written = Mapping[type[Model], WrittenEntries]
-Tables = Mapping[type[Model], Sequence[type[Model]]]
 
 
 class CascadeGraph:
@@ -24,7 +23,7 @@ class CascadeGraph:
     the maximum number of rows of one model whose keys are collected. Beyond it the whole model is invalidated.
     """
 
-    def __init__(self, written: Written, tables: Tables, limit: int) -> None:
+    def __init__(self, written: Written, tables: ModelsOfTable, limit: int) -> None:
         self._written = written
         self.limit = limit
         entries_of_all = [entries for by_writer in written.values() for entries in by_writer.exact]
@@ -71,7 +70,7 @@ class CascadeGraph:
         own = [pk_of(model)] if self.lists_of(model) else []
         return list(dict.fromkeys([*own, *(key.to_field for key in self.foreign_keys_to(model))]))
 
-    def _reaches(self, model: type[Model], keys: Sequence[ForeignKey], tables: Tables) -> bool:
+    def _reaches(self, model: type[Model], keys: Sequence[ForeignKey], tables: ModelsOfTable) -> bool:
         """Returns True if deleting rows of ``model`` deletes or changes rows of a cached model."""
         seen: set[type[Model]] = set()
         pending = [model]
@@ -87,7 +86,7 @@ class CascadeGraph:
         return False
 
 
-def _distinct(keys: Sequence[ForeignKey], written: Written, tables: Tables) -> list[ForeignKey]:
+def _distinct(keys: Sequence[ForeignKey], written: Written, tables: ModelsOfTable) -> list[ForeignKey]:
     """Returns the foreign keys to follow: those that several models of a table declare, once."""
     found: dict[tuple[object, ...], ForeignKey] = {}
     for key in sorted(keys, key=lambda key: not _is_cached(key.child, written)):

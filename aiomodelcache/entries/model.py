@@ -21,7 +21,7 @@ EntrySet = RowEntries | IndexEntries
 DependentEntries = ResultEntries | ThroughModelDependency | ExactListDependency | GroupVersions
 """Entries that a row invalidates by its new and by its old values."""
 Names = frozenset[str]
-Place = Callable[[Mapping[str, Any]], tuple[Values, bytes, bytes]]
+KeyLocator = Callable[[Mapping[str, Any]], tuple[Values, bytes, bytes]]
 
 
 class KeyMatch(NamedTuple):
@@ -29,14 +29,14 @@ class KeyMatch(NamedTuple):
 
     entry_set: EntrySet
     names: list[str]
-    place: Place
+    place: KeyLocator
     """A function of the arguments that returns the normalised values and the keys of their entry and its epoch.
 
     Raises ``ValueError`` for a bad value.
     """
 
 
-def _make_place(entry_set: EntrySet, names: list[str]) -> Place:
+def _make_place(entry_set: EntrySet, names: list[str]) -> KeyLocator:
     """Builds the ``place`` of a ``KeyMatch``, once for each key and kind of lookup, because every lookup calls it."""
     place = _make_undivided_place(entry_set, names)
     partitions = entry_set.partitions
@@ -61,7 +61,7 @@ def _make_place(entry_set: EntrySet, names: list[str]) -> Place:
     return place_divided_int if entry_set.keeps_ints else place_divided
 
 
-def _make_undivided_place(entry_set: EntrySet, names: list[str]) -> Place:
+def _make_undivided_place(entry_set: EntrySet, names: list[str]) -> KeyLocator:
     attributes, normalise, key_of = entry_set.attributes, entry_set.schema.normalise, entry_set.key_of
     epoch = entry_set.partitions.epochs[0]
     if len(names) == 1:

@@ -8,6 +8,9 @@ from tortoise.models import Model
 from aiomodelcache.entries.model import ModelEntries
 from aiomodelcache.orm.meta import column_attribute, columns_of, field_class, pk_of
 
+ModelsOfTable = Mapping[type[Model], Sequence[type[Model]]]
+"""The models that share the table of a model, itself included, by the model."""
+
 
 class WrittenEntries(NamedTuple):
     """The entries that a write through one model affects."""
@@ -27,7 +30,7 @@ NOTHING: Final = WrittenEntries((), ())
 
 
 def entries_by_writer(
-    bound: Mapping[type[Model], ModelEntries], tables: Mapping[type[Model], Sequence[type[Model]]]
+    bound: Mapping[type[Model], ModelEntries], tables: ModelsOfTable
 ) -> dict[type[Model], WrittenEntries]:
     """Returns the entries of each model that shares its table with a cached one, or is cached itself."""
     by_writer: dict[type[Model], WrittenEntries] = {}

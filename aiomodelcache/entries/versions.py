@@ -15,13 +15,11 @@ from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.many_to_many import ManyToManyEntries
 from aiomodelcache.entries.model import ModelEntries
 from aiomodelcache.entries.rows import RowEntries
-from aiomodelcache.entries.tables import NOTHING, WrittenEntries
+from aiomodelcache.entries.tables import NOTHING, ModelsOfTable, WrittenEntries
 from aiomodelcache.orm.meta import columns_of
 from aiomodelcache.orm.relations import enforced_foreign_keys, many_to_many, many_to_many_names
 from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.scopes.tracking import Tracker
-
-Tables = Mapping[type[Model], Sequence[type[Model]]]
 
 
 class TableVersions:
@@ -34,7 +32,7 @@ class TableVersions:
         self,
         models: Mapping[type[Model], ModelEntries],
         written: Mapping[type[Model], WrittenEntries],
-        tables: Tables,
+        tables: ModelsOfTable,
         space: KeySpace,
     ) -> None:
         self._keys: dict[tuple[str, str], bytes] = {}
@@ -154,7 +152,7 @@ class TableVersions:
         return keys
 
     def _cascades(
-        self, written: Mapping[type[Model], WrittenEntries], tables: Tables
+        self, written: Mapping[type[Model], WrittenEntries], tables: ModelsOfTable
     ) -> dict[type[Model], Sequence[bytes]]:
         foreign_keys = [
             key for key in enforced_foreign_keys(tables) if key.on_delete not in (OnDelete.RESTRICT, OnDelete.NO_ACTION)

@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 
 from aiomodelcache.inspection.errors import CommandError
-from aiomodelcache.inspection.targets import Target, all_targets
+from aiomodelcache.inspection.targets import FoundDeclaration, all_targets
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.write.manual import clear, clear_models
 
 
-def clearable(cache: OpenCache) -> list[Target]:
+def clearable(cache: OpenCache) -> list[FoundDeclaration]:
     """Returns the declarations that can be cleared: models, classes of values and cached functions."""
     return [target for target in all_targets(cache) if target.model is not None or target.value is not None]
 
 
-async def clear_targets(cache: OpenCache, targets: Sequence[Target]) -> list[str]:
+async def clear_targets(cache: OpenCache, targets: Sequence[FoundDeclaration]) -> list[str]:
     """Invalidates everything about declarations, in all processes and in O(1). Returns their names.
 
     Raises ``CommandError`` for one that cannot be cleared alone, and ``BackendError`` as ``ModelCache.clear`` does.

@@ -9,7 +9,7 @@ from aiomodelcache.backends.memory import MemoryBackend
 from aiomodelcache.backends.protocol import Backend
 from aiomodelcache.backends.redis.backend import RedisBackend
 from aiomodelcache.inspection.diagnosis import Route
-from aiomodelcache.inspection.store import SCAN_COUNT, TIMEOUT, Reads, Store
+from aiomodelcache.inspection.store import SCAN_COUNT, TIMEOUT, Store, WatchedReads
 
 
 class MemoryStore(Store):
@@ -36,7 +36,7 @@ class MemoryStore(Store):
         recent = {key: 1 / (1 + at / 10) for at, key in enumerate(self._backend.recent(SCAN_COUNT))}
         return [recent.get(key, 0.0) for key in keys]
 
-    async def watch_reads(self, seconds: float) -> Reads | None:
+    async def watch_reads(self, seconds: float) -> WatchedReads | None:
         return None
 
     async def clock(self) -> float:

@@ -83,7 +83,7 @@ class Rates:
         }
 
 
-class Window:
+class RateWindow:
     """The counters of the last ``WINDOW`` seconds."""
 
     def __init__(self) -> None:

@@ -32,7 +32,7 @@ _ESCAPED: Final = re.compile(rb"\\(x[0-9a-f]{2}|.)", re.DOTALL)
 _ESCAPES: Final = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"a": b"\a", b"b": b"\b"}
 
 
-class Reads:
+class WatchedReads:
     """The keys that clients have read while they were watched."""
 
     def __init__(self) -> None:
@@ -126,7 +126,7 @@ class Store:
         counted = await self._send([("OBJECT", "FREQ", key) for key in keys])
         return [reply / 255 if isinstance(reply, int) else None for reply in counted]
 
-    async def watch_reads(self, seconds: float) -> Reads | None:
+    async def watch_reads(self, seconds: float) -> WatchedReads | None:
         """Returns the keys that clients read in the next seconds, by MONITOR, for at most ``MAX_WATCHED`` commands.
 
         The server sends this connection a copy of each command meanwhile. None for a Cluster, and if MONITOR is not
@@ -136,7 +136,7 @@ class Store:
             return None
         pool = cast("Any", self._endpoint.client).connection_pool
         connection: Any = None
-        reads = Reads()
+        reads = WatchedReads()
         try:
             async with asyncio.timeout(TIMEOUT):
                 connection = await pool.get_connection()

@@ -15,7 +15,7 @@ Placed = tuple[bytes, Place | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundKey:
     """One key in the store. ``place`` is None if no declaration has the key."""
 
     key: bytes
@@ -39,7 +39,7 @@ class Total:
     oldest: float | None = None
     states: dict[str, int] = field(default_factory=dict[str, int])
 
-    def add(self, found: Found) -> None:
+    def add(self, found: FoundKey) -> None:
         """Counts a key."""
         self.keys += 1
         self.size += found.size
@@ -50,7 +50,7 @@ class Total:
 
 async def survey(
     cache: OpenCache, store: Store, key_map: KeyMap, owner: str | None = None
-) -> AsyncGenerator[list[Found], None]:
+) -> AsyncGenerator[list[FoundKey], None]:
     """Yields all keys of the namespace in chunks, or those of one declaration. Keys that expire meanwhile are left out.
 
     Looks at each key of the server once, in steps that do not hold up other clients.
@@ -62,7 +62,7 @@ async def survey(
 
 async def sample(
     cache: OpenCache, store: Store, key_map: KeyMap, number: int, owner: str | None = None
-) -> AsyncGenerator[list[Found], None]:
+) -> AsyncGenerator[list[FoundKey], None]:
     """Yields at most ``number`` keys of entries in chunks, chosen at random among all of them, and reads no others.
 
     Looks at each key of the server once, as ``survey`` does.
@@ -89,7 +89,7 @@ async def _placed(store: Store, key_map: KeyMap, owner: str | None) -> AsyncGene
         yield [each for each in placed if owner is None or (each[1] is not None and each[1].owner == owner)]
 
 
-async def _read(cache: OpenCache, placed: Sequence[Placed]) -> list[Found]:
+async def _read(cache: OpenCache, placed: Sequence[Placed]) -> list[FoundKey]:
     """Reads the entries of keys, with the epochs that they belong to."""
     epoch_keys = list(
         {place.epoch_of(key) for key, place in placed if place is not None and place.entry_set is not None}
@@ -103,19 +103,19 @@ async def _read(cache: OpenCache, placed: Sequence[Placed]) -> list[Found]:
     ]
 
 
-def _found(key: bytes, place: Place | None, entry: bytes, epochs: dict[bytes, bytes | None]) -> Found:
+def _found(key: bytes, place: Place | None, entry: bytes, epochs: dict[bytes, bytes | None]) -> FoundKey:
     total = len(key) + len(entry)
     if place is None:
-        return Found(key, None, "unknown", total, None)
+        return FoundKey(key, None, "unknown", total, None)
     if place.entry_set is None:
         held = "published" if place.kind == "counters" else "version" if is_version(entry) else "written"
-        return Found(key, place, held, total, None)
+        return FoundKey(key, place, held, total, None)
     epoch = epochs[place.epoch_of(key)]
     state = state_of(place.entry_set, key, entry, epoch)
-    return Found(key, place, state.state, total, state.age, entry, epoch)
+    return FoundKey(key, place, state.state, total, state.age, entry, epoch)
 
 
-def totals(found: Iterable[Found], into: dict[str, Total]) -> None:
+def totals(found: Iterable[FoundKey], into: dict[str, Total]) -> None:
     """Counts keys by their cache, in ``into``. Keys that no declaration has are counted together."""
     for each in found:
         label = each.place.label if each.place is not None else "(not declared here)"

@@ -21,7 +21,7 @@ from aiomodelcache.query.many_to_many import ManyToManyQuery
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class FoundDeclaration:
     """A declaration: exactly one of the other attributes is set."""
 
     name: str
@@ -31,9 +31,9 @@ class Target:
     value: DeclaredValue | None = None
 
 
-def find_target(cache: OpenCache, name: str) -> Target:
+def find_target(cache: OpenCache, name: str) -> FoundDeclaration:
     """Returns the declaration of this name. Raises ``CommandError``."""
-    by_name: dict[str, list[Target]] = {}
+    by_name: dict[str, list[FoundDeclaration]] = {}
     for target, names in _targets(cache):
         for each in names:
             by_name.setdefault(each, []).append(target)
@@ -55,15 +55,15 @@ def find_target(cache: OpenCache, name: str) -> Target:
     )
 
 
-def all_targets(cache: OpenCache) -> list[Target]:
+def all_targets(cache: OpenCache) -> list[FoundDeclaration]:
     """Returns all declarations of a cache."""
     return [target for target, _ in _targets(cache)]
 
 
-def _targets(cache: OpenCache) -> Iterable[tuple[Target, set[str]]]:
+def _targets(cache: OpenCache) -> Iterable[tuple[FoundDeclaration, set[str]]]:
     for model in cache.models:
         yield (
-            Target(model.__name__, model=model),
+            FoundDeclaration(model.__name__, model=model),
             {model.__name__, full_name(model), f"{model.__module__}.{model.__name__}"},
         )
     for through in cache.many_to_many:
@@ -71,16 +71,16 @@ def _targets(cache: OpenCache) -> Iterable[tuple[Target, set[str]]]:
         if cache.list_of(owner.model, through.relation.name) is through:
             relation = through.relation.name
             name = f"{owner.name}.{relation}"
-            yield Target(name, through=through), {name, f"{full_name(owner.model)}.{relation}"}
+            yield FoundDeclaration(name, through=through), {name, f"{full_name(owner.model)}.{relation}"}
     for cls in cache.classes:
         query = cast("type[DeclaredQuery[Any]]", cls)
-        yield Target(cls.__name__, cls=query), {cls.__name__, path_of(cls)}
+        yield FoundDeclaration(cls.__name__, cls=query), {cls.__name__, path_of(cls)}
     for value in values_of(cache.models):
-        yield Target(value.short, value=value), value.names
+        yield FoundDeclaration(value.short, value=value), value.names
 
 
 def query_of(
-    cache: OpenCache, target: Target, arguments: Sequence[Argument], *, as_list: bool = False
+    cache: OpenCache, target: FoundDeclaration, arguments: Sequence[Argument], *, as_list: bool = False
 ) -> CacheQuery[Any]:
     """Returns the query of a declaration for these arguments. ``as_list``: of a model, ``filter`` rather than ``get``.
 

@@ -15,7 +15,7 @@ from tortoise.models import Model
 from aiomodelcache.orm.fields import converts_like_tortoise
 from aiomodelcache.orm.meta import meta_of, ordering_attributes
 
-Column = tuple[str, bool]
+OrderedAttribute = tuple[str, bool]
 """An attribute that rows are ordered by, and True for descending order."""
 
 _ORDERED_ALIKE: Final = frozenset(
@@ -34,13 +34,13 @@ _ORDERED_ALIKE: Final = frozenset(
 """Types that every database orders as Python does. Text is ordered by a collation."""
 
 
-def columns_of_order(model: type[Model], order_by: Iterable[str]) -> list[Column]:
+def columns_of_order(model: type[Model], order_by: Iterable[str]) -> list[OrderedAttribute]:
     """Returns the columns of an order like ``("-created", "id")``."""
     names = list(order_by)
     return list(zip(ordering_attributes(model, names), [name.startswith("-") for name in names], strict=True))
 
 
-def after_condition(order: Iterable[Column], position: Mapping[str, Any], dialect: str) -> Q:
+def after_condition(order: Iterable[OrderedAttribute], position: Mapping[str, Any], dialect: str) -> Q:
     """Returns the condition that a row follows after the row with the values of ``position``, in this order."""
     alternatives: list[Q] = []
     equal: dict[str, Any] = {}

@@ -9,19 +9,19 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.exceptions import BaseORMException, IntegrityError
 from tortoise.models import Model
 
-Hook = TypeVar("Hook", bound=Callable[..., Any])
+HookT = TypeVar("HookT", bound=Callable[..., Any])
 
 _PRE_CODE: Final[set[CodeType]] = set()
 _POST_CODE: Final[set[CodeType]] = set()
 
 
-def before_statement(hook: Hook) -> Hook:
+def before_statement(hook: HookT) -> HookT:
     """Notes that a method runs before the statement of a save or delete, so that its errors mean that none was sent."""
     _PRE_CODE.add(cast("Any", hook).__code__)
     return hook
 
 
-def after_statement(hook: Hook) -> Hook:
+def after_statement(hook: HookT) -> HookT:
     """Notes that a method runs after the statement of a save or delete, so that its errors leave the row written."""
     _POST_CODE.add(cast("Any", hook).__code__)
     return hook

@@ -37,7 +37,7 @@ _MAX_REMEMBERED: Final = 256
 """Maximum number of remembered statements of one model. Beyond it, statements are made anew."""
 
 
-class _Statement(NamedTuple):
+class _RememberedStatement(NamedTuple):
     """The text of a statement, the number of its values, and how the driver's rows become instances."""
 
     sql: str
@@ -106,7 +106,7 @@ def _learn(
     key: tuple[tuple[str, ...], tuple[str, ...], int],
     wanted: Sequence[Values],
     encoded: list[Any],
-) -> _Statement | None:
+) -> _RememberedStatement | None:
     """Returns the statement for so many values, or None if its text depends on more than their number."""
     attributes, order_by, slots = key
     if len(wanted) > 1:
@@ -125,7 +125,7 @@ def _learn(
         if not equals or "$" in before + after:
             return None
         sql = f"{before}=ANY($1){after}"
-    return _Statement(sql, slots, row_converter(schema.model))
+    return _RememberedStatement(sql, slots, row_converter(schema.model))
 
 
 def _padded(values: Sequence[Any], size: int) -> list[Any]:

@@ -56,10 +56,10 @@ class NamedTables(NamedTuple):
 
 def tables_in(sql: str, dialect: str) -> NamedTables:
     """Returns the tables that a statement names after FROM and JOIN, and whether it only reads."""
-    return _remembered(sql, dialect) if len(sql) <= _MAX_CACHED_LENGTH else _Statement(sql, dialect).tables()
+    return _remembered(sql, dialect) if len(sql) <= _MAX_CACHED_LENGTH else _TokenizedStatement(sql, dialect).tables()
 
 
-class _Statement:
+class _TokenizedStatement:
     """One statement, split into names, texts and punctuation."""
 
     def __init__(self, sql: str, dialect: str) -> None:
@@ -197,4 +197,4 @@ def _unquoted(name: str) -> str:
 
 @lru_cache(1_024)
 def _remembered(sql: str, dialect: str) -> NamedTables:
-    return _Statement(sql, dialect).tables()
+    return _TokenizedStatement(sql, dialect).tables()

@@ -17,7 +17,7 @@ from aiomodelcache.orm.meta import RowValues, columns_of, meta_of, pk_of, python
 from aiomodelcache.orm.select import chunks, in_condition
 from aiomodelcache.orm.snapshots import lock_database
 
-Statement = tuple[str, list[Any]]
+SQLWithParameters = tuple[str, list[Any]]
 """SQL and its parameters."""
 
 
@@ -52,7 +52,7 @@ async def is_atomic(model: type[Model], client: BaseDBAsyncClient) -> bool:
 async def returning(
     model: type[Model],
     client: BaseDBAsyncClient,
-    statement: Statement,
+    statement: SQLWithParameters,
     attributes: Sequence[str],
     limit: int,
 ) -> WriteResult:
@@ -117,7 +117,7 @@ def delete_by_pk(model: type[Model], client: BaseDBAsyncClient, pks: Sequence[An
     return DeleteQuery(model, client, [in_condition(pk_of(model), pks)], {}, {}, None, [])
 
 
-def equality(instance: Model, executor: Any, attributes: Sequence[str], *, at: int) -> Statement:
+def equality(instance: Model, executor: Any, attributes: Sequence[str], *, at: int) -> SQLWithParameters:
     """Returns the condition that a row has the instance's values of these attributes.
 
     ``executor``: that of the statement. ``at``: the number of parameters before the condition.
@@ -170,7 +170,7 @@ async def insert(
     meta, executor = meta_of(model), cast("Any", client).executor_class(model=model, db=client)
     into: Any = cast("Any", client).query_class.into(meta.basetable)
     if not attributes:
-        defaults: Statement = (str(into.default_values()), [])
+        defaults: SQLWithParameters = (str(into.default_values()), [])
         return [row for _ in objects for row in (await returning(model, client, defaults, wanted, 1)).rows]
     into = into.columns(*columns_of(model, attributes).values())
     fields = [meta.fields_map[name] for name in attributes]

@@ -12,7 +12,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from aiomodelcache.entries.results import Compute, ResultEntries
 from aiomodelcache.exceptions import CacheError
 from aiomodelcache.observe.stats import Counters
-from aiomodelcache.plans.requests import Computed, ComputeValue, Plan, PlannedFill, StillComputing, Store
+from aiomodelcache.plans.requests import Computed, ComputeValue, Plan, PlannedFill, StillComputing, StoreFills
 
 
 class _Computation:
@@ -87,6 +87,6 @@ def compute_or_release(
         raise
     except Exception:
         if releases:
-            yield Store([*releases])
+            yield StoreFills([*releases])
         raise
     return computed

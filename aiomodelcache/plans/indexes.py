@@ -37,8 +37,8 @@ from aiomodelcache.plans.requests import (
     Spawn,
 )
 from aiomodelcache.plans.rows import (
+    EpochsByKey,
     Misses,
-    Versions,
     judge_rows,
     load_rows,
     refresh_due_rows,
@@ -241,7 +241,7 @@ def load_index(
     granted: dict[bytes, Values] = {}
     pending: Misses = {}
     acquired = None
-    versions: Versions = {}
+    versions: EpochsByKey = {}
     if leasable:
         wanted_versions = versions_to_read(index, leasable, predictions)
         leases = [(key, replaceable_prefix(misses[key]) if misses[key] else b"") for key in leasable]
@@ -277,7 +277,7 @@ def _index_fills(
     granted: Wanted,
     answers: dict[bytes, Answer],
     attempt: Attempt,
-    versions: Versions,
+    versions: EpochsByKey,
     predictions: Predictions,
 ) -> Plan[list[PlannedFill]]:
     """Returns the fills of an index, and of its rows under *late* leases, which are taken after the statement.
@@ -300,7 +300,7 @@ def _pointers(
     granted: Wanted,
     answers: dict[bytes, Answer],
     attempt: Attempt,
-    versions: Versions,
+    versions: EpochsByKey,
     predictions: Predictions,
 ) -> list[PlannedFill]:
     """Returns the fills of an index."""

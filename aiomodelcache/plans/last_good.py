@@ -12,7 +12,7 @@ from aiomodelcache.entries.base import Miss, NoValue
 from aiomodelcache.entries.copies import COPY_SUFFIX, Copies
 from aiomodelcache.entries.raised import Raised
 from aiomodelcache.entries.results import ResultEntries
-from aiomodelcache.plans.requests import LeaseResult, Plan, PlannedFill, Store
+from aiomodelcache.plans.requests import LeaseResult, Plan, PlannedFill, StoreFills
 from aiomodelcache.plans.steps import replaceable_prefix
 
 
@@ -61,4 +61,4 @@ class LastGood:
     def release(self) -> Plan[None]:
         """Gives back the lease, if there was no copy."""
         if fills := self.fills():
-            yield Store(fills)
+            yield StoreFills(fills)

@@ -13,8 +13,8 @@ from aiomodelcache.entries.base import NoValue, is_version
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.predictions import Predictions
 from aiomodelcache.entries.rows import RowEntries
-from aiomodelcache.plans.requests import AcquireLeases, Answer, Attempt, LeaseResult, Plan, PlannedFill, Store
-from aiomodelcache.plans.rows import Versions, row_payload
+from aiomodelcache.plans.requests import AcquireLeases, Answer, Attempt, LeaseResult, Plan, PlannedFill, StoreFills
+from aiomodelcache.plans.rows import EpochsByKey, row_payload
 from aiomodelcache.plans.steps import replaceable_prefix
 
 _MAX_WAIT: Final = 1.0
@@ -32,7 +32,7 @@ def versions_to_read(index: IndexEntries, keys: Sequence[bytes], predictions: Pr
 
 
 def acquire_late_leases(
-    rows: RowEntries, payloads: dict[bytes, bytes], deadline: float, versions: Versions
+    rows: RowEntries, payloads: dict[bytes, bytes], deadline: float, versions: EpochsByKey
 ) -> Plan[dict[bytes, tuple[Attempt, bool]]]:
     """Leases row keys after their rows were read. Returns by key the attempt, and True if the row may be filled.
 
@@ -56,7 +56,7 @@ def acquire_late_leases(
     return late
 
 
-def payloads_of(rows: RowEntries, answers: Iterable[Answer], versions: Versions) -> dict[bytes, bytes]:
+def payloads_of(rows: RowEntries, answers: Iterable[Answer], versions: EpochsByKey) -> dict[bytes, bytes]:
     """Returns the bytes of the loaded rows that can be stored, by the rows' keys.
 
     ``versions``: those that were read before. A row needs the epoch and the stamp of its partition.
@@ -88,7 +88,7 @@ def store_at_once(
     fills: list[PlannedFill],
     payloads: dict[bytes, bytes],
     acquired: LeaseResult,
-    versions: Versions,
+    versions: EpochsByKey,
 ) -> Plan[None]:
     """Stores the fills of an index and, without leases, the rows that it leads to. Counts those that were stored."""
     rows, counters = index.rows, index.counters
@@ -98,7 +98,7 @@ def store_at_once(
     for key, payload in payloads.items():
         stamp, entry = rows.partitions.stamp_of(key), rows.entry(token, known[rows.epoch_of(key)], payload)
         late.append(LateFill(key, b"", entry, rows.lifetimes.of(VALUE), stamp, known[stamp], until_ms))
-    answer: list[bool | bytes | None] = yield Store(fills, late)
+    answer: list[bool | bytes | None] = yield StoreFills(fills, late)
     stored = [accepted for fill, accepted in zip(fills, answer, strict=False) if fill[2]]
     held = cast("list[bytes | None]", answer[len(fills) :])
     pairs = zip(late, held, strict=True)
@@ -108,7 +108,7 @@ def store_at_once(
         if old and is_outdated(rows, old, known[rows.epoch_of(each.key)])
     ]
     if outdated:
-        held += yield Store([], outdated)
+        held += yield StoreFills([], outdated)
     counters.fills += sum(map(bool, stored)) + held.count(None)
     counters.refused += stored.count(False)
 

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 from aiomodelcache.encoding.layout import LEASE, PREFIX_SIZE, STALE, with_kept_token
 from aiomodelcache.entries.policy import Lifetimes
 from aiomodelcache.observe.stats import Counters
-from aiomodelcache.plans.requests import AcquireLeases, Attempt, LeaseResult, Plan, PlannedFill, Spawn, Store
+from aiomodelcache.plans.requests import AcquireLeases, Attempt, LeaseResult, Plan, PlannedFill, Spawn, StoreFills
 
 ELECTION_SUFFIX: Final = b":!"
 """The suffix that makes an entry's key the key of its election lease. No value's encoding begins like this."""
@@ -62,13 +62,13 @@ def _refresh(entry_set: Refreshable, key: bytes, entry: bytes, acquire: AcquireL
     try:
         fills = yield from reload(acquired, acquired.attempt._replace(replaces=entry[:PREFIX_SIZE]))
     except Exception:
-        yield Store([election])
+        yield StoreFills([election])
         raise
     fills = [
         (attempt, filled, with_kept_token(value, entry) if filled == key else value, ttl)
         for attempt, filled, value, ttl in fills
     ]
-    stored = yield Store([*fills, election])
+    stored = yield StoreFills([*fills, election])
     for (attempt, _, value, _), accepted in zip(fills, stored, strict=False):
         entry_set.counters.refreshed += bool(accepted and value and attempt.replaces)
         entry_set.counters.refused += bool(value and not accepted)

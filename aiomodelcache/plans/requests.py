@@ -1,12 +1,12 @@
 """The requests of plans and their answers, without I/O.
 
 A plan is a generator that yields requests (``Read``, ``Wait``, ``AcquireLeases``, ``Load``, ``ComputeValue``,
-``Store``, ``Spawn``), is sent their answers, and returns the lookup's result. ``engine.reader`` drives any number of
-plans at once and merges their requests. Tests can try every interleaving of the protocol's reading half without a
+``StoreFills``, ``Spawn``), is sent their answers, and returns the lookup's result. ``engine.reader`` drives any number
+of plans at once and merges their requests. Tests can try every interleaving of the protocol's reading half without a
 server. Must not know what a plan is about.
 
 A plan needs no error handling for the store. When the store cannot be used, every ``Read`` returns only misses, every
-``AcquireLeases`` is refused and every ``Store`` is rejected. The plan then amounts to the plain query.
+``AcquireLeases`` is refused and every ``StoreFills`` is rejected. The plan then amounts to the plain query.
 """
 
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
@@ -128,10 +128,10 @@ class Load(NamedTuple):
 
 
 PlannedFill = tuple[Attempt, bytes, bytes, int]
-"""A fill for ``Store``: the attempt, the key, the value, and the value's lifetime in milliseconds."""
+"""A fill for ``StoreFills``: the attempt, the key, the value, and the value's lifetime in milliseconds."""
 
 
-class Store(NamedTuple):
+class StoreFills(NamedTuple):
     """A request to replace each attempt's lease by its value, or to delete the lease if the value is empty.
 
     Answer: for each fill, True if it was stored. Then for each of ``late`` None if it was stored, else the value that
@@ -186,9 +186,9 @@ class Computed(Protocol):
         ...
 
 
-Request = Read | Wait | AcquireLeases | Load | ComputeValue | Store | Spawn
+PlanRequest = Read | Wait | AcquireLeases | Load | ComputeValue | StoreFills | Spawn
 T = TypeVar("T")
-Plan = Generator[Request, Any, T]
+Plan = Generator[PlanRequest, Any, T]
 
 
 class Missed(NamedTuple):

@@ -33,7 +33,7 @@ from aiomodelcache.plans.requests import (
     Read,
     Spawn,
     StillComputing,
-    Store,
+    StoreFills,
 )
 from aiomodelcache.plans.rows import rows_by_pk
 from aiomodelcache.plans.steps import is_being_filled, replaceable_prefix, wait_for_leases, with_prefetched
@@ -163,7 +163,7 @@ def _keep(
     fills = [*own, *last_good.fills(entry, computed.value, ttl)]
     result.counters.warned.discard("failed")
     if fills:
-        stored = yield Store(fills)
+        stored = yield StoreFills(fills)
         if entry and granted:
             result.counters.fills += stored[0]
             result.counters.refused += not stored[0]
@@ -196,7 +196,7 @@ def _recompute(
     keys, tokens = _recorded(computed.tracker)
     entry, ttl = _entry(result, attempt.token, acquired.versions[0], computed, [*keys, *tokens])
     if last_good is not None and (fills := last_good.fills(entry, computed.value, ttl)):
-        yield Store(fills)
+        yield StoreFills(fills)
     return [(attempt, key, entry, ttl)] if entry else []
 
 
@@ -210,7 +210,7 @@ def _extend(result: ResultEntries, key: bytes, entry: bytes, value: Any) -> Plan
     copies: list[PlannedFill] = []
     if wanted := copies_to_lease(result, key):
         copies = LastGood(result, key, (yield AcquireLeases(wanted, [result.epoch_of(key)]))).fills(again, value, ttl)
-    stored = yield Store([(attempt, key, again, ttl), *copies])
+    stored = yield StoreFills([(attempt, key, again, ttl), *copies])
     result.counters.extended += stored[0]
     return True
 

@@ -38,7 +38,7 @@ Misses = dict[bytes, bytes | None]
 """Keys that the cache did not answer, with the unusable bytes that they hold."""
 Pks = Mapping[bytes, Any]
 """The primary keys of rows, by the cache keys, which tell them apart as the database does."""
-Versions = Mapping[bytes, bytes | None]
+EpochsByKey = Mapping[bytes, bytes | None]
 """Values of epochs and stamps, by their keys."""
 
 
@@ -143,7 +143,7 @@ def load_rows(
     granted: dict[bytes, None] = {}
     pending: Misses = {}
     acquired = None
-    epochs: Versions = {}
+    epochs: EpochsByKey = {}
     if fill:
         wanted_epochs = list(rows.partitions.epochs_of(misses))
         acquired = yield AcquireLeases(
@@ -174,7 +174,7 @@ def load_rows(
 
 
 def _split_for_replica(
-    rows: RowEntries, wanted: dict[bytes, Values], granted: Collection[bytes], epochs: Versions
+    rows: RowEntries, wanted: dict[bytes, Values], granted: Collection[bytes], epochs: EpochsByKey
 ) -> list[Load]:
     """Splits the rows to load into those that a replica may answer and those that only the primary may.
 

@@ -22,10 +22,10 @@ from aiomodelcache.plans.requests import (
     Load,
     Plan,
     PlannedFill,
+    PlanRequest,
     Read,
-    Request,
     Spawn,
-    Store,
+    StoreFills,
     T,
     Wait,
 )
@@ -45,9 +45,9 @@ def read_by_key(keys: Iterable[bytes]) -> Plan[dict[bytes, bytes | None]]:
     return dict(zip(wanted, (yield Read(wanted)), strict=True))
 
 
-def intercepted(plan: Plan[T], answer: Callable[[Request], Plan[Any]]) -> Plan[T]:
+def intercepted(plan: Plan[T], answer: Callable[[PlanRequest], Plan[Any]]) -> Plan[T]:
     """Runs a plan whose requests ``answer`` answers, itself a plan. What that raises, the plan gets."""
-    step: Callable[[], Request] = partial(plan.send, None)
+    step: Callable[[], PlanRequest] = partial(plan.send, None)
     while True:
         try:
             request = step()
@@ -69,7 +69,7 @@ def with_prefetched(
     ``on_other_request`` is called when the plan asks for anything that was not prefetched, other than a ``Spawn``.
     """
 
-    def answer(request: Request) -> Plan[Any]:
+    def answer(request: PlanRequest) -> Plan[Any]:
         if type(request) is Read and all(key in read for key in request.keys):
             return [read.pop(key) for key in request.keys]
         if type(request) is not Spawn:
@@ -83,7 +83,7 @@ def with_refusal(plan: Plan[T]) -> Plan[tuple[T, bool]]:
     """Runs a plan. Returns its result, and True if that was computed from something that cannot be recorded."""
     refused = False
 
-    def answer(request: Request) -> Plan[Any]:
+    def answer(request: PlanRequest) -> Plan[Any]:
         nonlocal refused
         try:
             answered = yield request
@@ -99,13 +99,13 @@ def with_refusal(plan: Plan[T]) -> Plan[tuple[T, bool]]:
     return result, refused
 
 
-def answer_without_store(request: Request) -> Any:
+def answer_without_store(request: PlanRequest) -> Any:
     """Returns the answer to a request when the store cannot be used: misses, no leases, no fills."""
     if isinstance(request, Read):
         return [None] * len(request.keys)
     if isinstance(request, AcquireLeases):
         return LeaseResult(Attempt(b"", 0.0), [b""] * len(request.keys), [None] * len(request.versions))
-    if isinstance(request, Store):
+    if isinstance(request, StoreFills):
         return [False] * len(request.fills) + [b""] * len(request.late)
     return None
 
@@ -113,7 +113,7 @@ def answer_without_store(request: Request) -> Any:
 def without_store(plan: Plan[T]) -> Plan[T]:
     """Runs a plan on the database alone, although the store could be used."""
 
-    def answer(request: Request) -> Plan[Any]:
+    def answer(request: PlanRequest) -> Plan[Any]:
         return (yield request) if isinstance(request, Load | ComputeValue) else answer_without_store(request)
 
     return intercepted(plan, answer)
@@ -122,7 +122,7 @@ def without_store(plan: Plan[T]) -> Plan[T]:
 def bypassing(plan: Plan[T], flag: BypassFlag) -> Plan[T]:
     """Runs a plan on the database alone. Lookups inside its computations bypass the cache, too."""
 
-    def answer(request: Request) -> Plan[Any]:
+    def answer(request: PlanRequest) -> Plan[Any]:
         if isinstance(request, ComputeValue):
             request = ComputeValue(request.key + _BYPASS_SUFFIX, partial(_compute_bypassing, flag, request.compute))
         return (yield request)
@@ -142,12 +142,12 @@ _BYPASS_SUFFIX: Final = b":-"
 def storing(plan: Plan[T], *, fill: bool, max_ttl_ms: int | None) -> Plan[T]:
     """Runs a plan that stores nothing, not even leases, or whose entries live at most so many milliseconds."""
 
-    def answer(request: Request) -> Plan[Any]:
-        if not fill and isinstance(request, AcquireLeases | Store | Spawn):
+    def answer(request: PlanRequest) -> Plan[Any]:
+        if not fill and isinstance(request, AcquireLeases | StoreFills | Spawn):
             return answer_without_store(request)
-        if max_ttl_ms is not None and isinstance(request, Store):
+        if max_ttl_ms is not None and isinstance(request, StoreFills):
             late = [each._replace(ttl_ms=min(each.ttl_ms, max_ttl_ms)) for each in request.late]
-            request = Store([(*fill[:3], min(fill[3], max_ttl_ms)) for fill in request.fills], late)
+            request = StoreFills([(*fill[:3], min(fill[3], max_ttl_ms)) for fill in request.fills], late)
         return (yield request)
 
     return intercepted(plan, answer)
@@ -156,7 +156,7 @@ def storing(plan: Plan[T], *, fill: bool, max_ttl_ms: int | None) -> Plan[T]:
 def checked(plan: Plan[T], check: Callable[[Load | ComputeValue], None]) -> Plan[T]:
     """Runs a plan, and calls ``check`` before each request that queries the database. What it raises, the plan gets."""
 
-    def answer(request: Request) -> Plan[Any]:
+    def answer(request: PlanRequest) -> Plan[Any]:
         if isinstance(request, Load | ComputeValue):
             check(request)
         return (yield request)
@@ -167,7 +167,7 @@ def checked(plan: Plan[T], check: Callable[[Load | ComputeValue], None]) -> Plan
 def discard(keys: list[bytes]) -> Plan[None]:
     """Deletes the entries under these keys, which may be hostile."""
     prefixes = map(replaceable_prefix, (yield Read(keys)))
-    yield Store(
+    yield StoreFills(
         [(Attempt(b"", math.inf, prefix), key, b"", 1) for key, prefix in zip(keys, prefixes, strict=True) if prefix]
     )
 
@@ -178,14 +178,14 @@ def load_or_release(load: Load, acquired: LeaseResult | None, leased: Iterable[b
         answers: dict[bytes, Answer] = yield load
     except Exception:
         if acquired is not None:
-            yield Store([(acquired.attempt, key, b"", 1) for key in leased])
+            yield StoreFills([(acquired.attempt, key, b"", 1) for key in leased])
         raise
     return answers
 
 
 def store(entry_set: RowEntries | IndexEntries, fills: list[PlannedFill]) -> Plan[None]:
     """Stores the fills, and counts the accepted and the refused ones."""
-    stored = yield Store(fills)
+    stored = yield StoreFills(fills)
     counters = entry_set.counters
     for (_, _, entry, _), accepted in zip(fills, stored, strict=True):
         if entry:

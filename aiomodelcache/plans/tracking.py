@@ -22,9 +22,9 @@ from aiomodelcache.plans.requests import (
     LeaseResult,
     Load,
     Plan,
+    PlanRequest,
     Read,
-    Request,
-    Store,
+    StoreFills,
     T,
 )
 from aiomodelcache.plans.steps import intercepted
@@ -171,7 +171,7 @@ class _Record:
         self._loaded: dict[bytes, Sequence[bytes | None]] = {}
         """Keys of what was loaded and not stored, with the versions of the tables that it was loaded from."""
 
-    def answer(self, request: Request) -> Plan[object]:
+    def answer(self, request: PlanRequest) -> Plan[object]:
         """Has a request answered, and notes what the answer was read from."""
         if isinstance(request, Read):
             return self._read(request)
@@ -181,7 +181,7 @@ class _Record:
             return self._load(request)
         if isinstance(request, ComputeValue):
             return self._compute(request)
-        return self._store(request) if isinstance(request, Store) else _forward(request)
+        return self._store(request) if isinstance(request, StoreFills) else _forward(request)
 
     def _read(self, request: Read) -> Plan[object]:
         self._use(request.keys, self._tracker.versions)
@@ -265,7 +265,7 @@ class _Record:
                 self._tracker.refuse(inner.refusal)
         return computed
 
-    def _store(self, request: Store) -> Plan[object]:
+    def _store(self, request: StoreFills) -> Plan[object]:
         answer: list[bool | bytes | None] = yield request
         stored = [entry[1:3] for entry, accepted in zip(request.fills, answer, strict=False) if accepted]
         late = zip(request.late, answer[len(request.fills) :], strict=True)
@@ -286,5 +286,5 @@ class _Record:
         self._tracker.add_all(self._tokens)
 
 
-def _forward(request: Request) -> Plan[object]:
+def _forward(request: PlanRequest) -> Plan[object]:
     return (yield request)

@@ -15,9 +15,9 @@ CHECK_INTERVAL: Final = 0.5
 MAX_READ_ROWS: Final = 50_000
 """Maximum number of rows that one read returns. Beyond it, further lines name their whole tables."""
 
-Values = Sequence[Any]
+DriverValues = Sequence[Any]
 """The values of a captured table's columns, in the order of ``CapturedTable.columns``, as the driver returns them."""
-Pairs = Sequence[tuple[Values | None, Values | None]]
+Pairs = Sequence[tuple[DriverValues | None, DriverValues | None]]
 """The old and the new values of rows."""
 
 
@@ -33,7 +33,7 @@ class Line(NamedTuple):
     """Seconds since the line was written, by the database's clock."""
 
 
-def paired(olds: Sequence[Values], news: Sequence[Values], pk: int | None) -> Pairs:
+def paired(olds: Sequence[DriverValues], news: Sequence[DriverValues], pk: int | None) -> Pairs:
     """Returns the rows of one statement, whose old and new values are in no order, joined by the primary key.
 
     ``pk``: the place of the primary key's column, or None if there is none.
@@ -41,7 +41,7 @@ def paired(olds: Sequence[Values], news: Sequence[Values], pk: int | None) -> Pa
     if pk is None or not olds or not news:
         return [*[(old, None) for old in olds], *[(None, new) for new in news]]
     left = {new[pk]: new for new in news}
-    pairs: list[tuple[Values | None, Values | None]] = [(old, left.pop(old[pk], None)) for old in olds]
+    pairs: list[tuple[DriverValues | None, DriverValues | None]] = [(old, left.pop(old[pk], None)) for old in olds]
     return [*pairs, *[(None, new) for new in left.values()]]
 
 

@@ -12,7 +12,7 @@ from tortoise.exceptions import OperationalError
 
 from aiomodelcache.exceptions import RelayError
 from aiomodelcache.relay.captured import CapturedTable
-from aiomodelcache.relay.lines import Line, Pairs, PolledLines, Values
+from aiomodelcache.relay.lines import DriverValues, Line, Pairs, PolledLines
 from aiomodelcache.relay.triggers.definitions import CHANGES, COVERAGE, PREFIX, literal, select
 from aiomodelcache.relay.triggers.mysql import Database, column_types, is_exact
 
@@ -160,7 +160,7 @@ def _pattern(name: str) -> str:
     return _ENCODED.sub("@%", name).replace("_", "!_")
 
 
-def _values(table: CapturedTable, types: Mapping[str, str], text: str | None) -> Values | None:
+def _values(table: CapturedTable, types: Mapping[str, str], text: str | None) -> DriverValues | None:
     """Returns the values of a row as the driver would. Raises ``ValueError``."""
     if text is None:
         return None

@@ -19,7 +19,7 @@ from tortoise.exceptions import BaseORMException
 from aiomodelcache.exceptions import RelayError
 from aiomodelcache.relay.captured import CapturedTable
 from aiomodelcache.relay.lines import MAX_READ_ROWS, Line, Pairs, delete_lines, paired, poll
-from aiomodelcache.relay.triggers.definitions import CHANGES, COVERAGE, PREFIX, Rows, literal, select
+from aiomodelcache.relay.triggers.definitions import CHANGES, COVERAGE, PREFIX, CatalogueRows, literal, select
 from aiomodelcache.relay.triggers.postgres import CHANNEL, MAX_COLUMNS, relation_name
 
 NOTIFIED_INTERVAL: Final = 0.2
@@ -207,7 +207,7 @@ async def cast_values(client: BaseDBAsyncClient, table: CapturedTable) -> str | 
     return ", ".join(f"(item ->> {at})::{types[column]} AS c{at}" for at, column in enumerate(table.columns))
 
 
-def _joined(table: CapturedTable, ids: Collection[int], rows: Rows) -> dict[int, Pairs]:
+def _joined(table: CapturedTable, ids: Collection[int], rows: CatalogueRows) -> dict[int, Pairs]:
     """Returns the rows of each line."""
     width = range(len(table.columns))
     pk = table.columns.index(table.pk) if table.pk else None

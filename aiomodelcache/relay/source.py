@@ -15,7 +15,7 @@ from tortoise.exceptions import OperationalError
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.meta import RowValues, column_attribute, value_converters
 from aiomodelcache.relay.captured import CapturedTable, further_tables
-from aiomodelcache.relay.lines import Line, Pairs, Values
+from aiomodelcache.relay.lines import DriverValues, Line, Pairs
 from aiomodelcache.relay.mysql_lines import MySQLLines
 from aiomodelcache.relay.postgres_lines import PostgresLines
 from aiomodelcache.relay.sqlite_lines import SQLiteLines
@@ -29,7 +29,7 @@ MAX_KEPT: Final = 50_000
 TRIMMED_AT_ONCE: Final = 10_000
 """Maximum number of lines that one statement of ``trim`` deletes."""
 
-Rows = Sequence[tuple[RowValues | None, RowValues | None]]
+ChangedRows = Sequence[tuple[RowValues | None, RowValues | None]]
 
 
 class Change(NamedTuple):
@@ -38,7 +38,7 @@ class Change(NamedTuple):
     id: int
     """Identifies the line for ``Source.delete``."""
     table: CapturedTable
-    rows: Rows | None
+    rows: ChangedRows | None
     """The old and the new values of each row; None for a row that is new or gone. None: everything of the table.
 
     Values are by attribute of the table's first model, or by column for a through table. An update that changes primary
@@ -323,7 +323,7 @@ class _Table:
             self._names = [column_attribute(model, column) or column for column in captured.columns]
             self._converters = [*value_converters(model, self._names).values()]
 
-    def rows(self, pairs: Pairs | None) -> Rows | None:
+    def rows(self, pairs: Pairs | None) -> ChangedRows | None:
         """Returns the rows of a line; None if one of its values is not certain."""
         if pairs is None:
             return None
@@ -332,7 +332,7 @@ class _Table:
         except Exception:  # of a user's own field, too
             return None
 
-    def _row(self, values: Values | None) -> RowValues | None:
+    def _row(self, values: DriverValues | None) -> RowValues | None:
         if values is None:
             return None
         converted = zip(self._names, self._converters, values, strict=True)

@@ -37,7 +37,7 @@ from aiomodelcache.orm.transactions import SafeTransaction
 from aiomodelcache.testing.transactions import SavepointContext
 
 T = TypeVar("T")
-_Call: TypeAlias = Callable[..., Awaitable[T]]
+_Operation: TypeAlias = Callable[..., Awaitable[T]]
 
 
 class CountingBackend:
@@ -164,7 +164,7 @@ class CountingBackend:
         """The method of the backend, counted. Raises ``AttributeError`` if the backend has none."""
         return self._counted(cast("SupportsClaims", self.backend).remaining)
 
-    def _counted(self, operation: _Call[T], keys_at: tuple[int, ...] = (), name: str = "") -> _Call[T]:
+    def _counted(self, operation: _Operation[T], keys_at: tuple[int, ...] = (), name: str = "") -> _Operation[T]:
         async def counted(*arguments: Any) -> T:
             self._count(name or operation.__name__)
             self.keys.update([getattr(each, "key", each) for at in keys_at for each in arguments[at]])

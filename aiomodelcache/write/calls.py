@@ -23,7 +23,7 @@ from aiomodelcache.write.affected import ChangedColumns, KeySnapshot
 from aiomodelcache.write.transactions import Intents, abandon, finish_intents
 
 
-class Write:
+class WriteCall:
     """One call of ``save`` or ``delete``, until it returns or raises."""
 
     __slots__ = (
@@ -132,7 +132,7 @@ class Write:
             abandon(self.take_intents())
 
 
-_current: Final[ContextVar[Write | None]] = ContextVar("aiomodelcache_write", default=None)
+_current: Final[ContextVar[WriteCall | None]] = ContextVar("aiomodelcache_write", default=None)
 
 
 class intent_scope:
@@ -141,7 +141,7 @@ class intent_scope:
     __slots__ = ("_token", "_write")
 
     def __init__(self, instance: Model, *, updating: bool = False) -> None:
-        self._write = Write(instance, updating)
+        self._write = WriteCall(instance, updating)
 
     async def __aenter__(self) -> None:
         self._token = _current.set(self._write)
@@ -156,7 +156,7 @@ class intent_scope:
             _current.reset(self._token)
 
 
-def current_write(instance: Model) -> Write | None:
+def current_write(instance: Model) -> WriteCall | None:
     """Returns the call in which a listener runs, or None if the model's own ``save`` was bypassed."""
     write = _current.get()
     return write if write is not None and write.instance is instance else None

@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 from tortoise.backends.base.client import BaseDBAsyncClient, TransactionalDBClient
 from tortoise.models import Model
 
-from aiomodelcache.write.calls import Write, current_write
+from aiomodelcache.write.calls import WriteCall, current_write
 from aiomodelcache.write.executors import StatementConnection, extend, on_connection
 
 _lending: Final[ContextVar["_Gate | None"]] = ContextVar("aiomodelcache_lending", default=None)
@@ -70,7 +70,7 @@ def _gated(executor: Any, instance: Model, status: str | None) -> Any:
 class _Gate(StatementConnection):
     """A connection for one statement, which waits until the keys of its write are marked."""
 
-    def __init__(self, client: Any, instance: Model, write: Write, status: str | None) -> None:
+    def __init__(self, client: Any, instance: Model, write: WriteCall, status: str | None) -> None:
         super().__init__(client, instance)
         self._write = write
         self._status = status

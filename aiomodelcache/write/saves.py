@@ -36,7 +36,7 @@ from aiomodelcache.write.affected import (
     unknown_columns,
     written_columns,
 )
-from aiomodelcache.write.calls import Write, current_write
+from aiomodelcache.write.calls import WriteCall, current_write
 from aiomodelcache.write.cascades import collect_cascade, collect_list_keys
 from aiomodelcache.write.executors import extend, extended
 from aiomodelcache.write.gated import gate, is_gated
@@ -169,7 +169,7 @@ async def _before(instance: Model, client: BaseDBAsyncClient, changed: ChangedCo
         if transaction is not None:
             intent = transaction_intent(transaction, cache)
         else:
-            intent = _new_intent(cast("Write", write), cache, written.exact, changed, deleting=deleting)
+            intent = _new_intent(cast("WriteCall", write), cache, written.exact, changed, deleting=deleting)
             expect_rows(intent, cache, () if deleting else written.exact, instance, client, changed)
         collect_model_keys(intent, written.whole)
         if wanted and transaction is None:  # the row has moved
@@ -189,7 +189,7 @@ async def _before(instance: Model, client: BaseDBAsyncClient, changed: ChangedCo
 
 
 def _new_intent(
-    write: Write, cache: OpenCache, written: Iterable[ModelEntries], changed: ChangedColumns, *, deleting: bool
+    write: WriteCall, cache: OpenCache, written: Iterable[ModelEntries], changed: ChangedColumns, *, deleting: bool
 ) -> Intent:
     """Returns the intent in autocommit mode, with the keys that are known before the statement."""
     intent = write.intents.setdefault(cache, Intent())

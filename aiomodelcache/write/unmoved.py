@@ -18,7 +18,7 @@ from aiomodelcache.orm.key_values import compares_exactly
 from aiomodelcache.orm.meta import is_partial, is_saved, meta_of, pk_of
 from aiomodelcache.orm.statements import equality
 from aiomodelcache.write.affected import AllBut, ChangedColumns
-from aiomodelcache.write.calls import Write, current_write
+from aiomodelcache.write.calls import WriteCall, current_write
 from aiomodelcache.write.executors import StatementConnection, on_connection
 
 
@@ -68,12 +68,12 @@ def expect_unmoved(instance: Model, written: Sequence[ModelEntries]) -> AllBut |
     return AllBut(write.unmoved) if write is not None and write.unmoved else None
 
 
-def without_unmoved(write: Write | None, changed: ChangedColumns) -> ChangedColumns:
+def without_unmoved(write: WriteCall | None, changed: ChangedColumns) -> ChangedColumns:
     """Returns the columns that a write changes, if the row has what the write expects."""
     return AllBut(write.unmoved) if changed is None and write is not None and write.unmoved else changed
 
 
-def confirmed(write: Write | None, changed: ChangedColumns) -> ChangedColumns:
+def confirmed(write: WriteCall | None, changed: ChangedColumns) -> ChangedColumns:
     """Returns the columns that a write has changed. Without a check, they may be all columns."""
     return without_unmoved(write, changed) if write is not None and write.unmoved_confirmed else changed
 

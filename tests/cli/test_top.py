@@ -17,7 +17,7 @@ import pytest
 import redis.asyncio
 
 from aiomodelcache.cli import top
-from aiomodelcache.inspection.rates import HotKeys, Window
+from aiomodelcache.inspection.rates import HotKeys, RateWindow
 from aiomodelcache.inspection.store import MAX_WATCHED, connected
 from aiomodelcache.observe.fleet import Worker
 from aiomodelcache.observe.stats import Counters, Stats
@@ -265,7 +265,7 @@ def worker(name: str, **counts: int) -> Worker:
 
 class TestWindow:
     def test_rates_are_those_of_the_window(self) -> None:
-        window = Window()
+        window = RateWindow()
         assert window.add(100.0, [worker("a", hits=1000)]).data()["lookups"] == 0.0
         measured = [
             window.add(100.0 + second, [worker("a", hits=1000 + 10 * second, misses=10 * second)])
@@ -275,7 +275,7 @@ class TestWindow:
         assert (data["lookups"], data["hit_ratio"], data["window"]) == (20.0, 0.5, 5.0)
 
     def test_a_process_that_comes_or_goes_is_no_jump(self) -> None:
-        window = Window()
+        window = RateWindow()
         window.add(100.0, [worker("a", hits=1000)])
         assert window.add(101.0, [worker("a", hits=1001), worker("b", hits=70_000)]).data()["lookups"] == 1.0
         assert window.add(102.0, [worker("b", hits=70_003)]).data()["lookups"] == 1.5

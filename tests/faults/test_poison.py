@@ -26,7 +26,7 @@ from aiomodelcache.engine.loader import ComputedValue, LoadedRow
 from aiomodelcache.entries.base import NoValue, now_ms
 from aiomodelcache.entries.many_to_many import OWNER
 from aiomodelcache.open_cache import OpenCache
-from aiomodelcache.plans.requests import Answer, ComputeValue, Load, Read, Request, Spawn
+from aiomodelcache.plans.requests import Answer, ComputeValue, Load, PlanRequest, Read, Spawn
 from aiomodelcache.plans.steps import answer_without_store
 from aiomodelcache.query.many_to_many import ManyToManyQuery
 from aiomodelcache.testing import CountingBackend, assert_ops
@@ -359,7 +359,7 @@ class Database:
         self._rows = list(rows)
         self._computed = computed
 
-    def answer(self, request: Request) -> Any:
+    def answer(self, request: PlanRequest) -> Any:
         if isinstance(request, ComputeValue):
             return ComputedValue(self._computed[request.key])
         if isinstance(request, Load):

@@ -24,7 +24,8 @@ ORDER = {
     "audit verify keys inspect writes explain session settings output",
     "testing": "isolation asserting counting claims late_fills write_through conformance transactions",
     "contrib": "taskiq arq faststream litestar blacksheep sanic quart aiohttp pydantic fastapi starlette http "
-    "responses dashboard prometheus opentelemetry sentry registration asgi server_timing",
+    "responses dashboard prometheus opentelemetry sentry registration asgi server_timing "
+    "asgi_types",
     "contrib.dashboard": "application stream feed observed lookups access http",
     "contrib.responses": "endpoints service lookups runs stored conditions requests plain fields",
     "inspection": "hottest rates health replication survey stored audit foreign_caches own_store store diagnosis "

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from aiomodelcache.relay.stream.messages import (
     UNSENT,
     Begin,
-    Column,
     Commit,
     Emitted,
     MalformedMessage,
     Relation,
+    RelationColumn,
     RowChange,
     Truncated,
     parse,
@@ -35,7 +35,9 @@ RECORDED = {
     ),
     b"C\0\0\0\0\0\x01\x94\x95\xc8\0\0\0\0\x01\x94\x95\xf8\0\x03\x04\x80_\xbbS\x94": Commit(0x19495C8),
     b"M\x01\0\0\0\0\x01\x94\x940aiomodelcache\0\0\0\0\x03one": Emitted(True, "aiomodelcache", b"one"),
-    RELATION: Relation(16385, "public", "t", (Column("id", True), Column("code", False), Column("big", False))),
+    RELATION: Relation(
+        16385, "public", "t", (RelationColumn("id", True), RelationColumn("code", False), RelationColumn("big", False))
+    ),
     b"I\0\0@\x01N" + ROW: RowChange(16385, "I", None, [b"1", b"b", b"xxx"]),
     b"I\0\0@\x01N\0\x03t\0\0\0\x012nu": RowChange(16385, "I", None, [b"2", None, UNSENT]),
     b"U\0\0@\x01N" + ROW: RowChange(16385, "U", None, [b"1", b"b", b"xxx"]),

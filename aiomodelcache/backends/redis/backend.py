@@ -31,7 +31,7 @@ from aiomodelcache.backends.redis.errors import FAILURES, cause
 from aiomodelcache.backends.redis.incarnation import ServerIncarnation
 from aiomodelcache.backends.redis.leasing import LeasingCommands
 from aiomodelcache.backends.redis.parts import ReadInParts
-from aiomodelcache.backends.redis.replicas import MAX_WAIT, Wait
+from aiomodelcache.backends.redis.replicas import MAX_WAIT, ReplicaWait
 from aiomodelcache.backends.redis.saving import SavingCommands
 from aiomodelcache.durations import Duration, parse_duration
 from aiomodelcache.encoding.messages import described
@@ -81,7 +81,7 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
         seconds = parse_duration("RedisBackend.socket_timeout", socket_timeout)
         self.connect = partial(endpoint_of, url_or_client, socket_timeout=seconds)
         self._batch_size = batch_size
-        self._wait = Wait(wait_replicas, int(1_000 * min(MAX_WAIT, seconds / 2)) or 1) if wait_replicas else None
+        self._wait = ReplicaWait(wait_replicas, int(1_000 * min(MAX_WAIT, seconds / 2)) or 1) if wait_replicas else None
         self._endpoint: Endpoint | None = self.connect()
         self.where = self._endpoint.where
         """The server without its password, like ``localhost:6379``."""

@@ -25,7 +25,7 @@ from aiomodelcache.backends.redis.cluster.node import ConnectionSettings
 from aiomodelcache.backends.redis.cluster.slots import Address
 from aiomodelcache.backends.redis.connection import Command, ReconnectingConnection, pack
 from aiomodelcache.backends.redis.incarnation import IDENTIFY, ServerIncarnation, ask
-from aiomodelcache.backends.redis.replicas import Replication, Wait
+from aiomodelcache.backends.redis.replicas import Replication, ReplicaWait
 from aiomodelcache.backends.redis.url import SCHEMES, Url, at_most_once, masked
 from aiomodelcache.exceptions import CacheConfigurationError
 
@@ -141,7 +141,7 @@ class RedisEndpoint:
             pipeline.execute_command(*command)
         return await pipeline.execute(raise_on_error=False)
 
-    async def send_and_wait(self, commands: Sequence[Command], wait: Wait) -> list[Any]:
+    async def send_and_wait(self, commands: Sequence[Command], wait: ReplicaWait) -> list[Any]:
         """Sends commands as ``send`` does, and waits in the same round trip for replicas to have them."""
         return self.replication.judge(wait, await self.send([*commands, self.replication.command(wait)]))
 

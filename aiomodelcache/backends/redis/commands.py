@@ -14,8 +14,8 @@ from aiomodelcache.backends.redis.clients import Endpoint
 from aiomodelcache.backends.redis.cluster.slots import key_of
 from aiomodelcache.backends.redis.connection import Command
 from aiomodelcache.backends.redis.errors import FAILURES, TooFewReplicasError, cause, concerns_one_key, describe
-from aiomodelcache.backends.redis.replicas import Wait
-from aiomodelcache.backends.redis.scripts import Arguments, Script, load_script
+from aiomodelcache.backends.redis.replicas import ReplicaWait
+from aiomodelcache.backends.redis.scripts import Script, ScriptArguments, load_script
 from aiomodelcache.backends.replication import Unreplicated
 from aiomodelcache.encoding.layout import new_version
 from aiomodelcache.exceptions import BackendError
@@ -29,7 +29,7 @@ class RedisCommands:
     _endpoint: Endpoint | None
     _is_cluster: bool
     _keys_per_script: int
-    _wait: Wait | None
+    _wait: ReplicaWait | None
     """The replicas that must have marks, or None."""
 
     def __init__(self) -> None:
@@ -84,13 +84,13 @@ class RedisCommands:
         return [renewed.get(key, version) for key, version in zip(keys, versions, strict=True)]
 
     async def _run(
-        self, script: Script, keys: Sequence[bytes], arguments: Sequence[Arguments], shared: Arguments = ()
+        self, script: Script, keys: Sequence[bytes], arguments: Sequence[ScriptArguments], shared: ScriptArguments = ()
     ) -> list[object]:
         [replies] = await self._send_in_order(self._commands(script, keys, arguments, shared))
         return self._by_key(keys, replies)
 
     def _commands(
-        self, script: Script, keys: Sequence[bytes], arguments: Sequence[Arguments], shared: Arguments = ()
+        self, script: Script, keys: Sequence[bytes], arguments: Sequence[ScriptArguments], shared: ScriptArguments = ()
     ) -> list[Command]:
         return script.commands(keys, shared, arguments, self._keys_per_script)
 
@@ -105,7 +105,7 @@ class RedisCommands:
         return by_key
 
     async def _send_in_order(
-        self, *stages: Sequence[Command], partly: bool = False, wait: Wait | None = None
+        self, *stages: Sequence[Command], partly: bool = False, wait: ReplicaWait | None = None
     ) -> list[list[object]]:
         """Runs the commands of each stage after those of all earlier stages.
 
@@ -133,7 +133,7 @@ class RedisCommands:
         return replies
 
     async def _send_stages(
-        self, stages: Sequence[Sequence[Command]], partly: bool = False, wait: Wait | None = None
+        self, stages: Sequence[Sequence[Command]], partly: bool = False, wait: ReplicaWait | None = None
     ) -> list[list[object]]:
         if (self._endpoint or self._raise_closed()).is_cluster:
             # A pipeline goes to all nodes at once, so a later stage on one node could run before an earlier one on
@@ -152,7 +152,7 @@ class RedisCommands:
         read_only: bool = False,
         tracked: bool = False,
         partly: bool = False,
-        wait: Wait | None = None,
+        wait: ReplicaWait | None = None,
     ) -> list[object]:
         """Sends commands in one pipeline. Returns errors that concern one key, and raises others.
 

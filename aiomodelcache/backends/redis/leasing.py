@@ -12,7 +12,7 @@ from typing import Final, cast
 from aiomodelcache.backends.protocol import Fill, LateFill, Lease, Leased, TimedLease
 from aiomodelcache.backends.redis.commands import RedisCommands, version_commands
 from aiomodelcache.backends.redis.connection import Command
-from aiomodelcache.backends.redis.scripts import Arguments
+from aiomodelcache.backends.redis.scripts import ScriptArguments
 from aiomodelcache.encoding.layout import LEASE
 
 
@@ -55,7 +55,7 @@ class LeasingCommands(RedisCommands):
         for (stamp, expected, until_ms), group in groups.items():
             for start in range(0, len(group), self._keys_per_script):
                 part = group[start : start + self._keys_per_script]
-                arguments: list[Arguments] = [fill[1:4] for fill in part]  # replacing, value, ttl_ms
+                arguments: list[ScriptArguments] = [fill[1:4] for fill in part]  # replacing, value, ttl_ms
                 keys = stamp, *[fill[0] for fill in part]
                 commands.append(("EVALSHA", self._late.sha, len(keys), *keys, expected, until_ms, *chain(*arguments)))
         filled, stored = await self._send_in_order(self._fill_commands(fills), commands)

@@ -18,7 +18,7 @@ LAGGING_WAIT_MS: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
+class ReplicaWait:
     """The number of replicas to wait for, and for how many milliseconds."""
 
     replicas: int
@@ -34,11 +34,11 @@ class Replication:
         self._where = where
         self._lags = False
 
-    def command(self, wait: Wait) -> Command:
+    def command(self, wait: ReplicaWait) -> Command:
         """Returns the command that waits for the replicas to have all earlier commands of its connection."""
         return "WAIT", wait.replicas, min(LAGGING_WAIT_MS, wait.timeout_ms) if self._lags else wait.timeout_ms
 
-    def judge(self, wait: Wait, replies: Replies) -> Replies:
+    def judge(self, wait: ReplicaWait, replies: Replies) -> Replies:
         """Returns the replies without the last one, which is that to WAIT.
 
         If too few replicas were in time, an error stands in place of each reply that is none and holds none: a refusal

@@ -9,7 +9,7 @@ from itertools import chain
 
 from aiomodelcache.backends.redis.connection import Command
 
-Arguments = tuple[bytes | int, ...]
+ScriptArguments = tuple[bytes | int, ...]
 """The arguments of a script, beside its keys."""
 
 
@@ -23,8 +23,8 @@ class Script:
     def commands(
         self,
         keys: Sequence[bytes],
-        shared: Arguments,
-        per_key: Sequence[Arguments],
+        shared: ScriptArguments,
+        per_key: Sequence[ScriptArguments],
         keys_per_command: int,
         *,
         inline: bool = False,
@@ -42,7 +42,7 @@ class Script:
         ]
 
     @staticmethod
-    def _rest(keys: Sequence[bytes], shared: Arguments, per_key: Sequence[Arguments]) -> Command:
+    def _rest(keys: Sequence[bytes], shared: ScriptArguments, per_key: Sequence[ScriptArguments]) -> Command:
         return (len(keys), *keys, *shared, *chain(*per_key))
 
 

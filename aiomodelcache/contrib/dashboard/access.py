@@ -10,11 +10,12 @@ from ipaddress import ip_address
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from aiomodelcache.contrib.dashboard.http import Refused, Scope, header
+from aiomodelcache.contrib.asgi_types import ASGIScope
+from aiomodelcache.contrib.dashboard.http import Refused, header
 from aiomodelcache.encoding.messages import described
 from aiomodelcache.exceptions import CacheConfigurationError
 
-Authorize = Callable[[Scope], "bool | Awaitable[bool]"]
+Authorize = Callable[[ASGIScope], "bool | Awaitable[bool]"]
 """A function of the ASGI scope of a request, plain or ``async``. Returns True for an operator."""
 
 COOKIE: Final = "aiomodelcache_csrf"
@@ -37,7 +38,7 @@ class Access:
             raise CacheConfigurationError(f"Dashboard: authorize is {described(authorize)}: {_REMEDY}.")
         self._authorize = authorize
 
-    async def check(self, scope: Scope) -> None:
+    async def check(self, scope: ASGIScope) -> None:
         """Lets operators pass. Raises ``Refused`` for other requests, and what ``authorize`` raises."""
         if self._authorize is None:
             if not is_local(scope):
@@ -50,7 +51,7 @@ class Access:
             raise Refused(403, "You are not authorized to see this dashboard.")
 
 
-def is_local(scope: Scope) -> bool:
+def is_local(scope: ASGIScope) -> bool:
     """Returns True for a request from this machine, to a name of this machine, and not by way of a proxy.
 
     A web page elsewhere can have a name that leads to 127.0.0.1, so the name counts, too.
@@ -71,7 +72,7 @@ def _is_loopback(address: str) -> bool:
     return (getattr(found, "ipv4_mapped", None) or found).is_loopback
 
 
-def token_for(scope: Scope) -> tuple[str, list[tuple[bytes, bytes]]]:
+def token_for(scope: ASGIScope) -> tuple[str, list[tuple[bytes, bytes]]]:
     """Returns the token of a browser, and the headers that give it one if it has none yet.
 
     All processes take it, because each compares two parts of the request, and keeps nothing.
@@ -87,7 +88,7 @@ def token_for(scope: Scope) -> tuple[str, list[tuple[bytes, bytes]]]:
     return token, [(b"set-cookie", cookie.encode())]
 
 
-def check_origin(scope: Scope) -> None:
+def check_origin(scope: ASGIScope) -> None:
     """Raises ``Refused`` unless a request comes from the dashboard's own page, with the browser's token."""
     site, origin = header(scope, b"sec-fetch-site"), header(scope, b"origin")
     if site is not None:
@@ -101,7 +102,7 @@ def check_origin(scope: Scope) -> None:
         raise Refused(415, "The body of a request must be application/json.")
 
 
-def _cookie(scope: Scope) -> str | None:
+def _cookie(scope: ASGIScope) -> str | None:
     """Returns the token in the request's cookie, if it is one that the dashboard has made."""
     cookies: SimpleCookie = SimpleCookie()
     for name, value in scope["headers"]:

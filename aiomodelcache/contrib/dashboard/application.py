@@ -6,9 +6,10 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from aiomodelcache.client import ModelCache
+from aiomodelcache.contrib.asgi_types import ASGIScope, Receive, Send
 from aiomodelcache.contrib.dashboard.access import Access, Authorize, check_origin, token_for
 from aiomodelcache.contrib.dashboard.feed import Feed
-from aiomodelcache.contrib.dashboard.http import Receive, Refused, Response, Scope, Send, as_json, body_of, path_in
+from aiomodelcache.contrib.dashboard.http import Refused, Response, as_json, body_of, path_in
 from aiomodelcache.contrib.dashboard.lookups import clear, explain, inspect, names_of
 from aiomodelcache.contrib.dashboard.stream import stream
 from aiomodelcache.exceptions import CacheNotOpen
@@ -55,7 +56,7 @@ class Dashboard:
         self._feed = Feed(cache, values=values)
         cache.publish_stats()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         """Answers a request."""
         if scope["type"] == "lifespan":
             await _live(receive, send)
@@ -73,7 +74,7 @@ class Dashboard:
             if response is not None:
                 await response.send(send, head=head)
 
-    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> Response | None:
+    async def _respond(self, scope: ASGIScope, receive: Receive, send: Send) -> Response | None:
         """Returns the response, or None if it is sent already. Raises ``Refused``."""
         path, method = path_in(scope), scope["method"]
         if path in (*_READS, "/clear"):

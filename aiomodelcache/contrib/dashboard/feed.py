@@ -19,7 +19,7 @@ from aiomodelcache.inspection.health import server_findings
 from aiomodelcache.inspection.hottest import HottestKeys, key_data
 from aiomodelcache.inspection.keyspace import KeyMap
 from aiomodelcache.inspection.own_store import MemoryStore, store_of
-from aiomodelcache.inspection.rates import Window
+from aiomodelcache.inspection.rates import RateWindow
 from aiomodelcache.inspection.store import Store
 from aiomodelcache.inspection.summaries import SERVER, class_data, worker_data
 from aiomodelcache.observe.fleet import MAX_RECENT_WRITES, Fleet
@@ -52,7 +52,7 @@ class Feed:
         self._watchers = 0
         self._latest: Measurement | None = None
         self._due = 0.0
-        self._window = Window()
+        self._window = RateWindow()
         self._points: deque[dict[str, Any]] = deque(maxlen=MAX_POINTS)
         self._watched: _Watched | None = None
 

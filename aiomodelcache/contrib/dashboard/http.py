@@ -1,15 +1,10 @@
 """Requests and responses of plain ASGI, with the headers that every response of the dashboard has."""
 
 import json
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Headers = Iterable[tuple[bytes, bytes]]
+from aiomodelcache.contrib.asgi_types import ASGIScope, Headers, Receive, Send
 
 MAX_BODY: Final = 64 * 1024
 """Maximum number of bytes of a request's body. Beyond it, the request is refused."""
@@ -79,12 +74,12 @@ def json_text(data: Any) -> str:
     return json.dumps(data, separators=(",", ":"), default=str)
 
 
-def header(scope: Scope, name: bytes) -> str | None:
+def header(scope: ASGIScope, name: bytes) -> str | None:
     """Returns the value of a request's header, the first one if there are several."""
     return next((value.decode("latin-1") for own, value in scope["headers"] if own.lower() == name), None)
 
 
-def path_in(scope: Scope) -> str:
+def path_in(scope: ASGIScope) -> str:
     """Returns the path below the place at which the application is mounted."""
     path, root = str(scope["path"]), str(scope.get("root_path", "")).rstrip("/")
     if root and (path == root or path.startswith(f"{root}/")):

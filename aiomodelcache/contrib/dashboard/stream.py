@@ -7,8 +7,9 @@ from typing import Any, Final
 
 import anyio
 
+from aiomodelcache.contrib.asgi_types import Receive, Send
 from aiomodelcache.contrib.dashboard.feed import INTERVAL, Feed
-from aiomodelcache.contrib.dashboard.http import Receive, Send, json_text, start
+from aiomodelcache.contrib.dashboard.http import json_text, start
 from aiomodelcache.exceptions import CacheNotOpen
 
 MAX_SECONDS: Final = 30.0

@@ -2,17 +2,17 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable
 from functools import cache as once
 from functools import partial
 from typing import Any, Final, cast
 
 from tortoise.models import Model
 
+from aiomodelcache.contrib.asgi_types import ASGIScope, Receive, Send
 from aiomodelcache.contrib.registration import required
 from aiomodelcache.contrib.responses.plain import is_plain
 from aiomodelcache.contrib.responses.requests import Request
-from aiomodelcache.contrib.responses.runs import Receive, Send
 from aiomodelcache.contrib.responses.service import ResponseCache
 from aiomodelcache.encoding.keys import encode_value
 
@@ -45,9 +45,7 @@ def response_class() -> Any:
     return LookedUpResponse
 
 
-async def _run_endpoint(
-    responses: ResponseCache, scope: MutableMapping[str, Any], receive: Receive, send: Send
-) -> None:
+async def _run_endpoint(responses: ResponseCache, scope: ASGIScope, receive: Receive, send: Send) -> None:
     """Runs the route of a request once more, with its dependencies, in which the endpoint itself answers."""
     scope = {**scope, COMPUTING: responses}
     route: Any = scope.get("route")

@@ -3,8 +3,9 @@
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from typing import Any
 
+from aiomodelcache.contrib.asgi_types import Application
 from aiomodelcache.contrib.responses.requests import Request
-from aiomodelcache.contrib.responses.runs import Application, Run
+from aiomodelcache.contrib.responses.runs import Run
 from aiomodelcache.contrib.responses.stored import StoredResponse, current_time
 from aiomodelcache.declare.value_declarations import ValueDeclaration
 from aiomodelcache.declare.values import BaseValueQuery
@@ -17,7 +18,7 @@ from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.plans.requests import FastLookup, Plan
 from aiomodelcache.scopes.request import Scope, context_without_scope
 
-Found = StoredResponse | None
+SharedAnswer = StoredResponse | None
 """The answer for all who ask. None if each must ask the application."""
 
 
@@ -56,7 +57,7 @@ class Call:
         """True once the application was called for this request."""
         self.reason: str | None = None
         """The reason for which the computed response is not stored."""
-        self.stored: Found = None
+        self.stored: SharedAnswer = None
         """The computed response, if all clients may have it."""
         self._run: Run | None = None
         self._abandoned = False
@@ -83,7 +84,7 @@ class Call:
             run.cancel()
 
 
-class ResponseQuery(BaseValueQuery[Found]):
+class ResponseQuery(BaseValueQuery[SharedAnswer]):
     """A lookup of a stored response. A response that is stale, or not good enough for the request, is a miss."""
 
     __slots__ = ("_call",)
@@ -92,22 +93,22 @@ class ResponseQuery(BaseValueQuery[Found]):
         self,
         declaration: ValueDeclaration,
         key: Any,
-        compute: Callable[[], Awaitable[Found | DontCache[Found]]],
+        compute: Callable[[], Awaitable[SharedAnswer | DontCache[SharedAnswer]]],
         call: Call,
     ) -> None:
         super().__init__(declaration, key, compute)
         self._call = call
 
-    def __await__(self) -> Generator[Any, None, Found]:
+    def __await__(self) -> Generator[Any, None, SharedAnswer]:
         # A request's scope has nothing to add, and with one there is no fast path.
-        start: Callable[[], Generator[Any, None, Found]] = super().__await__
+        start: Callable[[], Generator[Any, None, SharedAnswer]] = super().__await__
         return context_without_scope().run(start)
 
     def fast_lookup(self, cache: OpenCache) -> FastLookup:
         return _AcceptingLookup(super().fast_lookup(cache), self)
 
-    def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[Found]:
-        found: Found = yield from super().plan(cache, None)
+    def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[SharedAnswer]:
+        found: SharedAnswer = yield from super().plan(cache, None)
         if found is None or self.accepts(found):
             return found
         try:
@@ -124,7 +125,7 @@ class ResponseQuery(BaseValueQuery[Found]):
             return False
         return now < found.expires + parse_duration(self._declaration.origin, allowed)
 
-    def accepts(self, found: Found) -> bool:
+    def accepts(self, found: SharedAnswer) -> bool:
         """Returns True if a response may answer the request."""
         if found is None or self._call.computed:
             return True

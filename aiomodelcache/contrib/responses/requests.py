@@ -1,12 +1,11 @@
 """One request of HTTP, as the cache sees it: its key, its directives, and reasons to leave it to the application."""
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
+from aiomodelcache.contrib.asgi_types import ASGIScope
 from aiomodelcache.contrib.responses.fields import Fields, directives, lifetime
-
-Scope = MutableMapping[str, Any]
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _CONDITIONAL: Final = frozenset(
@@ -21,7 +20,7 @@ class Request:
 
     __slots__ = ("fields", "headers", "scope")
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: ASGIScope) -> None:
         self.scope = scope
         self.headers: Fields = scope["headers"]
         self.fields: dict[bytes, bytes] = {}
@@ -84,7 +83,7 @@ class Request:
         """Returns the names and values of the fields by which the response may vary."""
         return [(name, self.fields.get(name)) for name in sorted(names)]
 
-    def for_computation(self) -> Scope:
+    def for_computation(self) -> ASGIScope:
         """Returns the scope of a request for a whole response, without what belongs to this client."""
         scope: dict[str, Any] = {**self.scope, "method": "GET", "extensions": {}}
         scope["headers"] = [pair for pair in self.headers if pair[0] not in _NOT_FOR_THE_APPLICATION]

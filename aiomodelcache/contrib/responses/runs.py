@@ -5,16 +5,13 @@ response, such as background tasks, waits until the response was sent.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+from aiomodelcache.contrib.asgi_types import Application, ASGIScope, Message, Receive, Send
 from aiomodelcache.contrib.responses.fields import Fields, combined, seconds
-from aiomodelcache.contrib.responses.stored import Response
+from aiomodelcache.contrib.responses.stored import WholeResponse
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 Start = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 """A function that runs a coroutine in a task that it owns."""
 
@@ -27,17 +24,17 @@ class Run:
     The outcome of ``respond`` is a whole response, or None for a stream, which is ``forward``ed to one client.
     """
 
-    def __init__(self, application: Application, scope: MutableMapping[str, Any], max_size: int) -> None:
+    def __init__(self, application: Application, scope: ASGIScope, max_size: int) -> None:
         self._application = application
         self._scope = scope
         self._max_size = max_size
         loop = asyncio.get_running_loop()
-        self._outcome: asyncio.Future[Response | None] = loop.create_future()
+        self._outcome: asyncio.Future[WholeResponse | None] = loop.create_future()
         self._go_on: asyncio.Future[None] = loop.create_future()
         """Resolved when the response was sent, or when a client takes the stream."""
         self._ended: asyncio.Future[None] = loop.create_future()
         self._task: asyncio.Task[None]
-        self.response: Response | None = None
+        self.response: WholeResponse | None = None
         """The whole response. None for a stream."""
         self._error: Exception | None = None
         self._alone = False
@@ -48,7 +45,7 @@ class Run:
         self._size = 0
         self._client: tuple[Receive, Send] | None = None
 
-    async def respond(self, start: Start) -> Response | None:
+    async def respond(self, start: Start) -> WholeResponse | None:
         """Runs the application until its response is whole, or is known to be a stream. Raises what it raises."""
         self._task = start(self._work())
         self._task.add_done_callback(self._finished)
@@ -120,12 +117,12 @@ class Run:
             if whole is None:
                 return
             if not self._outcome.done():
-                self._outcome.set_result(whole if isinstance(whole, Response) else None)
+                self._outcome.set_result(whole if isinstance(whole, WholeResponse) else None)
             await asyncio.shield(self._go_on)
             return
         await self._client[1](message)
 
-    def _hold(self, message: Message) -> "Response | bool | None":
+    def _hold(self, message: Message) -> "WholeResponse | bool | None":
         """Holds a message. Returns the response if it is whole, True if it is a stream, and None to go on."""
         self._held.append(message)
         kind = message["type"]
@@ -142,4 +139,4 @@ class Run:
         if self._size > self._max_size:
             return True
         body = b"".join([bytes(part.get("body", b"")) for part in self._held[1:]])
-        return Response(start["status"], headers, body)
+        return WholeResponse(start["status"], headers, body)

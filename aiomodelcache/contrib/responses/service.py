@@ -7,15 +7,16 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any, Final
 
+from aiomodelcache.contrib.asgi_types import Application, ASGIScope, Message, Receive, Send
 from aiomodelcache.contrib.responses.conditions import evaluate, without_content
 from aiomodelcache.contrib.responses.fields import Fields, names_in
-from aiomodelcache.contrib.responses.lookups import Call, Found, ResponseQuery
+from aiomodelcache.contrib.responses.lookups import Call, ResponseQuery, SharedAnswer
 from aiomodelcache.contrib.responses.plain import are_plain
-from aiomodelcache.contrib.responses.requests import Request, Scope
-from aiomodelcache.contrib.responses.runs import Application, Message, Receive, Run, Send
+from aiomodelcache.contrib.responses.requests import Request
+from aiomodelcache.contrib.responses.runs import Run
 from aiomodelcache.contrib.responses.stored import (
-    Response,
     StoredResponse,
+    WholeResponse,
     current_time,
     expiry,
     refusal,
@@ -60,7 +61,7 @@ class ResponseCache:
         declaration: ValueDeclaration,
         *,
         vary: Collection[str] = (),
-        key: Callable[[Scope], Any] | None = None,
+        key: Callable[[ASGIScope], Any] | None = None,
         session_cookies: Iterable[str] | None = None,
         max_size: int,
         needs_reads: bool = False,
@@ -112,7 +113,7 @@ class ResponseCache:
                 answers = await BatchCacheQuery(response=query).get(only_cache=True)
                 await _send_found(request, answers.get("response"), send, "hit")
                 return False
-            found: Found = None
+            found: SharedAnswer = None
             try:
                 with suppress(ServerFailed):
                     found = await query
@@ -136,7 +137,7 @@ class ResponseCache:
         learned = self._learned.get(request.scope["path"])
         return self._vary if learned is None else self._vary | learned
 
-    async def _compute(self, call: Call) -> Found | DontCache[Found]:
+    async def _compute(self, call: Call) -> SharedAnswer | DontCache[SharedAnswer]:
         """Runs the application. Returns its response if all clients may have it, and None otherwise.
 
         Raises ``ServerFailed`` for an error of the server, if the last good response may answer instead.
@@ -157,7 +158,7 @@ class ResponseCache:
             raise ServerFailed(response.status)
         return DontCache(None) if found is None else found
 
-    def _judge(self, call: Call, response: Response, *, has_read: bool) -> tuple[str | None, Found]:
+    def _judge(self, call: Call, response: WholeResponse, *, has_read: bool) -> tuple[str | None, SharedAnswer]:
         """Returns the stored form of a response, or the reason against it, None for one that may soon be gone."""
         now = current_time()
         reason = refusal(response, now)
@@ -192,7 +193,7 @@ def _cache_status(status: str) -> tuple[bytes, bytes]:
     return b"cache-status", f"aiomodelcache; {status}".encode()
 
 
-async def _send_found(request: Request, found: Found, send: Send, status: str) -> None:
+async def _send_found(request: Request, found: SharedAnswer, send: Send, status: str) -> None:
     """Sends a stored response. None: the client allowed no other."""
     if found is None:
         empty = [(b"content-length", b"0")]
@@ -202,14 +203,14 @@ async def _send_found(request: Request, found: Found, send: Send, status: str) -
     await _send_whole(request, found.status, headers, found.body, status, send)
 
 
-async def _send_computed(run: Run, call: Call, found: Found, receive: Receive, send: Send) -> None:
+async def _send_computed(run: Run, call: Call, found: SharedAnswer, receive: Receive, send: Send) -> None:
     """Sends the response that was computed for this client, and lets the application go on after it."""
     status = "fwd=miss" if call.reason is None else f"fwd=miss; detail={call.reason}"
     try:
         if run.response is None:
             await run.forward(receive, labelled(send, status))
             return
-        response: Response | StoredResponse = run.response if found is None else found
+        response: WholeResponse | StoredResponse = run.response if found is None else found
         await _send_whole(call.request, response.status, response.headers, response.body, status, send)
         await run.finish()
     except BaseException:

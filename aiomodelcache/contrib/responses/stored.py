@@ -31,7 +31,7 @@ _OF_THE_CONNECTION: Final = frozenset(
 )
 
 
-class Response(msgspec.Struct, frozen=True):
+class WholeResponse(msgspec.Struct, frozen=True):
     """A whole response, as the application sent it."""
 
     status: int
@@ -66,7 +66,7 @@ def _requires_validation(headers: Fields) -> bool:
     return not directives(headers).keys().isdisjoint(_VALIDATED)
 
 
-def refusal(response: Response, now: float) -> str | None:
+def refusal(response: WholeResponse, now: float) -> str | None:
     """Returns the reason for which a response must not be stored, or None."""
     status, headers = response.status, response.headers
     if status >= 500 or status < 200 or status in _NEVER_STORED:
@@ -105,7 +105,7 @@ def expiry(headers: Fields, now: float) -> float | None:
     return now if until is None else now + until - (now if date is None else date) - _given_age(headers)
 
 
-def stored_response(response: Response, vary: Collection[bytes], now: float, *, private: bool) -> StoredResponse:
+def stored_response(response: WholeResponse, vary: Collection[bytes], now: float, *, private: bool) -> StoredResponse:
     """Returns a response as it is stored. ``vary``: fields that it varies by, although it may not say so.
 
     ``private``: the request has credentials, so no other shared cache may store the response.

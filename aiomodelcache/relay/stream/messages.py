@@ -33,7 +33,7 @@ class _Unsent(enum.Enum):
 UNSENT: Final = _Unsent.UNSENT
 """The value of a column whose large value an UPDATE has left as it was."""
 
-Values = Sequence[bytes | _Unsent | None]
+ReplicatedValues = Sequence[bytes | _Unsent | None]
 """The values of a row, in the order of ``Relation.columns``."""
 
 
@@ -53,7 +53,7 @@ class Commit(NamedTuple):
     """The position of the COMMIT in the WAL."""
 
 
-class Column(NamedTuple):
+class RelationColumn(NamedTuple):
     """A column of a table."""
 
     name: str
@@ -67,7 +67,7 @@ class Relation(NamedTuple):
     id: int
     schema: str
     name: str
-    columns: tuple[Column, ...]
+    columns: tuple[RelationColumn, ...]
 
 
 class RowChange(NamedTuple):
@@ -76,9 +76,9 @@ class RowChange(NamedTuple):
     relation: int
     kind: str
     """I, U or D."""
-    old: Values | None
+    old: ReplicatedValues | None
     """The old row. None for an UPDATE that has changed no column of the replica identity, unless it is FULL."""
-    new: Values | None
+    new: ReplicatedValues | None
 
 
 class Truncated(NamedTuple):
@@ -95,10 +95,10 @@ class Emitted(NamedTuple):
     content: bytes
 
 
-Message = Begin | Commit | Relation | RowChange | Truncated | Emitted
+ReplicationMessage = Begin | Commit | Relation | RowChange | Truncated | Emitted
 
 
-def parse(data: bytes) -> Message | None:
+def parse(data: bytes) -> ReplicationMessage | None:
     """Returns the message; None for one that says nothing of rows. Raises ``MalformedMessage``."""
     found = _Bytes(data)
     read = _READERS.get(kind := found.letter())
@@ -167,10 +167,10 @@ def _commit(found: _Bytes) -> Commit:
 def _relation(found: _Bytes) -> Relation:
     number, schema, name = found.number(_OID), found.text(), found.text()
     found.take(_INT8.size)  # the kind of the replica identity: each column says whether it is of it
-    columns: list[Column] = []
+    columns: list[RelationColumn] = []
     for _ in range(_length(found, _INT16)):
         is_identity = found.number(_INT8) & 1 == 1
-        columns.append(Column(found.text(), is_identity))
+        columns.append(RelationColumn(found.text(), is_identity))
         found.take(_OID.size + _INT32.size)  # the type
     return Relation(number, schema, name, tuple(columns))
 
@@ -178,7 +178,7 @@ def _relation(found: _Bytes) -> Relation:
 def _row_change(kind: str) -> Callable[[_Bytes], RowChange]:
     def read(found: _Bytes) -> RowChange:
         relation = found.number(_OID)
-        rows: dict[str, Values] = {}
+        rows: dict[str, ReplicatedValues] = {}
         for letters in _ROWS[kind]:
             letter = found.letter()
             if letter not in letters:
@@ -195,7 +195,7 @@ _ROWS: Final = {"I": ("N",), "U": ("KON", "N"), "D": ("KO",)}
 """The rows of a change: letters of the first one, and of the next. N is new; K and O are old."""
 
 
-def _values(found: _Bytes) -> Values:
+def _values(found: _Bytes) -> ReplicatedValues:
     values: list[Any] = []
     for _ in range(_length(found, _INT16)):
         match found.letter():
@@ -241,7 +241,7 @@ def _length(found: _Bytes, format: struct.Struct) -> int:
     return number
 
 
-_READERS: Final[dict[str, Callable[[_Bytes], Message | None]]] = {
+_READERS: Final[dict[str, Callable[[_Bytes], ReplicationMessage | None]]] = {
     "B": _begin,
     "C": _commit,
     "O": _origin,

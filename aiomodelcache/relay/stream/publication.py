@@ -18,8 +18,8 @@ from aiomodelcache.relay.stream.identity import identities
 from aiomodelcache.relay.triggers.definitions import (
     PREFIX,
     TABLE_STATE,
+    CatalogueRows,
     Definition,
-    Rows,
     digest,
     literal,
     quoted,
@@ -110,7 +110,7 @@ def publication_name(schema: str) -> str:
     return f"{PREFIX}{tag(schema)}"
 
 
-def _refuse_unlogged(rows: Rows) -> None:
+def _refuse_unlogged(rows: CatalogueRows) -> None:
     for row in rows:
         if row["relkind"] == "r" and row["relpersistence"] != "p":
             raise RelayError(
@@ -119,7 +119,7 @@ def _refuse_unlogged(rows: Rows) -> None:
             )
 
 
-def _publish(name: str, rows: Rows) -> str:
+def _publish(name: str, rows: CatalogueRows) -> str:
     """Returns one statement, so that it is one transaction whatever runs it."""
     # Partitions are published along with their table, unless a model names only the partition.
     listed = sorted({f"ONLY {row['place']}" for row in rows if row["is_root"] or not row["relispartition"]})

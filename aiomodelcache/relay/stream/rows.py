@@ -13,7 +13,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.exceptions import BaseORMException
 
 from aiomodelcache.relay.captured import CapturedTable
-from aiomodelcache.relay.lines import Line, Pairs, Values
+from aiomodelcache.relay.lines import DriverValues, Line, Pairs
 from aiomodelcache.relay.postgres_lines import cast_values, placeholders
 from aiomodelcache.relay.stream.messages import UNSENT, Relation, RowChange
 from aiomodelcache.relay.triggers.definitions import select
@@ -67,7 +67,7 @@ class ReceivedRows:
         wanted: defaultdict[str, list[Texts]] = defaultdict(list)
         for _, table, texts in found:
             wanted[table.name] += [row for row in texts or () if row is not None]
-        values: dict[str, Iterator[Values] | None] = {}
+        values: dict[str, Iterator[DriverValues] | None] = {}
         for name, rows in wanted.items():
             values[name] = await self._cast(self._tables[name], rows) if rows else None
         now = monotonic()
@@ -86,7 +86,7 @@ class ReceivedRows:
             if row["relation"] is not None:
                 self._places.setdefault(int(row["relation"]), []).append(by_name[row["name"]])
 
-    async def _cast(self, table: CapturedTable, rows: Sequence[Texts]) -> Iterator[Values] | None:
+    async def _cast(self, table: CapturedTable, rows: Sequence[Texts]) -> Iterator[DriverValues] | None:
         """Returns the values of rows; None if they cannot be read exactly."""
         if table.name not in self._values:
             self._values[table.name] = await cast_values(self._client, table)
@@ -131,7 +131,7 @@ def _decoded(values: Sequence[Any] | None) -> Texts | None:
     return [None if value is None else value.decode() for value in values]
 
 
-def _pairs(texts: _Pair | None, values: Iterator[Values] | None) -> Pairs | None:
+def _pairs(texts: _Pair | None, values: Iterator[DriverValues] | None) -> Pairs | None:
     if texts is None or values is None:
         return None
     old, new = [None if each is None else next(values) for each in texts]

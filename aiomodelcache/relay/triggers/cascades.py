@@ -13,6 +13,7 @@ _SILENT: Final = frozenset({"RESTRICT", "NO ACTION"})
 """The rules by which a foreign key refuses the parent's change."""
 
 TableName = tuple[str, str]
+"""The database and the name of a table, as the server spells them."""
 
 
 class ForeignKeyRow(NamedTuple):

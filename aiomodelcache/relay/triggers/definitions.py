@@ -22,7 +22,7 @@ INSTALL: Final = "run `aiomodelcache triggers install`"
 """The remedy for triggers that are missing or out of date."""
 _TAG_SIZE: Final = 4
 
-Rows = Sequence[Mapping[str, Any]]
+CatalogueRows = Sequence[Mapping[str, Any]]
 
 
 class Definition(NamedTuple):
@@ -106,7 +106,7 @@ def store_coverage(table: str, coverage: str) -> tuple[str, ...]:
     return f"DELETE FROM {table}", f"INSERT INTO {table} (captured) VALUES ({literal(coverage)})"
 
 
-async def select(client: Any, statement: str, values: list[Any] | None = None) -> Rows:
+async def select(client: Any, statement: str, values: list[Any] | None = None) -> CatalogueRows:
     """Returns the rows of a statement by the names of their columns."""
-    rows: Rows = await client.execute_query_dict(statement, *([values] if values else []))
+    rows: CatalogueRows = await client.execute_query_dict(statement, *([values] if values else []))
     return rows

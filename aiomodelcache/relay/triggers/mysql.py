@@ -17,15 +17,15 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache.exceptions import RelayError
 from aiomodelcache.relay.captured import CapturedTable
-from aiomodelcache.relay.triggers.cascades import CascadeLine, ForeignKeyRow, cascade_lines
+from aiomodelcache.relay.triggers.cascades import CascadeLine, ForeignKeyRow, TableName, cascade_lines
 from aiomodelcache.relay.triggers.definitions import (
     CHANGES,
     COVERAGE,
     INSTALL,
     PREFIX,
     TABLE_STATE,
+    CatalogueRows,
     Definition,
-    Rows,
     backquoted,
     literal,
     select,
@@ -79,9 +79,6 @@ _MODE: Final = "NO_ENGINE_SUBSTITUTION"
 SET_MODE: Final = ("SET @aiomodelcache_mode = @@SESSION.sql_mode", f"SET SESSION sql_mode = {literal(_MODE)}")
 RESET_MODE: Final = ("SET SESSION sql_mode = @aiomodelcache_mode",)
 """The first and the last statements around those that create triggers, in a session of another program."""
-
-TableName = tuple[str, str]
-"""The database and the name of a table, as the server spells them."""
 
 
 class MySQLTriggers:
@@ -284,7 +281,7 @@ def _cascade(
 
 
 async def _foreign_keys(client: BaseDBAsyncClient) -> list[ForeignKeyRow]:
-    rows: Rows = await select(client, _FOREIGN_KEYS)
+    rows: CatalogueRows = await select(client, _FOREIGN_KEYS)
     found: dict[tuple[str, str, str], ForeignKeyRow] = {}
     for row in rows:
         child = str(row["db"]), str(row["tab"])

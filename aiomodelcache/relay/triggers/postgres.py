@@ -28,8 +28,8 @@ from aiomodelcache.relay.triggers.definitions import (
     MAX_ROWS,
     PREFIX,
     TABLE_STATE,
+    CatalogueRows,
     Definition,
-    Rows,
     digest,
     literal,
     quoted,
@@ -146,7 +146,7 @@ async def current_schema(client: BaseDBAsyncClient) -> str:
     return str(row["schema"])
 
 
-async def captured_relations(client: BaseDBAsyncClient, tables: Iterable[CapturedTable]) -> Rows:
+async def captured_relations(client: BaseDBAsyncClient, tables: Iterable[CapturedTable]) -> CatalogueRows:
     """Returns each table with its partitions and children.
 
     The columns: name, relation, relkind, relpersistence, place, is_root, relispartition.
@@ -160,7 +160,7 @@ def relation_name(table: CapturedTable) -> str:
     return quoted(table.schema, table.table)
 
 
-def check_relations(table: CapturedTable, rows: Rows) -> None:
+def check_relations(table: CapturedTable, rows: CatalogueRows) -> None:
     """Raises ``RelayError`` if a table does not exist, or if it or a partition is of another kind."""
     kinds = {str(row["relkind"]) for row in rows if row["relkind"] is not None}
     if not kinds:
@@ -173,7 +173,7 @@ def check_relations(table: CapturedTable, rows: Rows) -> None:
 
 
 def _captured_below(
-    table: CapturedTable, own: Rows, rows: Rows, tables: Sequence[CapturedTable]
+    table: CapturedTable, own: CatalogueRows, rows: CatalogueRows, tables: Sequence[CapturedTable]
 ) -> list[CapturedTable]:
     """Returns the other captured tables that are partitions or children of this one.
 

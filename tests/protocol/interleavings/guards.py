@@ -60,7 +60,7 @@ GUARDS = {
         "save, by id elsewhere",
     ),
     "a late lease compares the stamp": Guard(
-        "plans.late_leases:acquire_late_leases", "acquired.versions[0] == stamp", "True", "save, by name elsewhere"
+        "plans.late_leases:acquire_late_leases", "now[stamp_of(key)] == stamp", "True", "save, by name elsewhere"
     ),
     "a row that is stored at once compares the stamp": Guard(
         "backends.memory:MemoryBackend._fill_late",
@@ -98,7 +98,7 @@ GUARDS = {
         "two indexes to one row",
     ),
     "an entry has the current epoch": Guard(
-        "entries.rows:RowEntries.read", "self.fingerprint + epoch[1:]", "entry[GUARD]", "past the limit"
+        "entries.rows:RowEntries.read", "self._guard_of(epoch)", "entry[GUARD]", "past the limit"
     ),
     "a row has the values of the index key": Guard(
         "entries.indexes:IndexEntries.matches",
@@ -184,9 +184,9 @@ GUARDS = {
         "moved, and back by another save",
     ),
     "lists are invalidated if the row was not in them": Guard(
-        "write.calls:Write.expect_a_move",
-        "self.unmoved = frozenset()",
-        "self.unmoved_confirmed = True",
+        "write.calls:WriteCall.expect_a_move",
+        "self.unmoved, self.may_be_unchanged = frozenset(), False",
+        "self.unmoved_confirmed, self.may_be_unchanged = True, False",
         "moved, and back by another save",
     ),
     "results are marked": Guard(
@@ -254,7 +254,7 @@ GUARDS = {
         "linked and all unlinked from the other side",
     ),
     "a delete locks the row": Guard(
-        "write.saves:_lock_row",
+        "write.old_values:lock_row",
         "[*await lock_by_pk(model, client, [instance.pk], [pk_of(model), *wanted])]",
         "[vars(instance)]",
         "linked, deleted and created again",
@@ -340,7 +340,7 @@ GUARDS = {
         "replica, past the limit",
     ),
     "a refresh gives its election back": Guard(
-        "plans.refresh:_refresh", "yield Store([*fills, election])", "yield Store([*fills])", "near its end"
+        "plans.refresh:_refresh", "yield StoreFills([*fills, election])", "yield StoreFills([*fills])", "near its end"
     ),
     "a refresh gives its leases back during an outage": Guard(
         "engine.reader:Reader._advance",
@@ -365,7 +365,7 @@ GUARDS = {
         "write.sent:_note", "write.sent = values", "write.sent = {**vars(instance)}", "stored, save and delete"
     ),
     "a row has the epoch of before the COMMIT": Guard(
-        "entries.rows:RowEntries.hit", "entry[GUARD] != self._guard or ", "", "stored, past the limit"
+        "entries.rows:RowEntries._decoded_now", "entry[GUARD] != self._guard or ", "", "stored, past the limit"
     ),
     # Writes by other programs.
     "entries answer only while a relay lives": Guard(

@@ -328,7 +328,7 @@ def test_a_server_of_several_is_pinged_also_after_a_time_without_lookups(clock: 
     for key in (ROW, OTHER):
         channels.append(channel := Channel(near))
         channel.begin(clock.now, pinged.append)
-        near.place_of = lambda _, channel=channel: channel.place(0)  # type: ignore[misc]
+        near.tracked_slot = lambda _, channel=channel: channel.slot(0)  # type: ignore[misc]
         read(near, {key: VALUE})
     clock.now += 5
     near.answered(clock.now)

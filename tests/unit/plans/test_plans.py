@@ -42,10 +42,10 @@ from aiomodelcache.plans.requests import (
     LeaseResult,
     Load,
     Plan,
+    PlanRequest,
     Read,
-    Request,
     Spawn,
-    Store,
+    StoreFills,
     Wait,
 )
 from aiomodelcache.plans.rows import row_by_pk, rows_by_pk
@@ -125,7 +125,7 @@ class Steps:
 
     def __init__(self, plan: Plan[Any]) -> None:
         self._plan = plan
-        self.request: Request | None = None
+        self.request: PlanRequest | None = None
         self.result: Any = None
         self._step(lambda: next(plan))
 
@@ -137,7 +137,7 @@ class Steps:
         self._step(lambda: self._plan.throw(error))
         return self
 
-    def _step(self, step: Callable[[], Request]) -> None:
+    def _step(self, step: Callable[[], PlanRequest]) -> None:
         try:
             self.request = step()
         except StopIteration as stop:
@@ -159,7 +159,7 @@ class Steps:
 
 
 def stored(steps: Steps) -> list[tuple[Attempt, bytes, bytes, int]]:
-    assert isinstance(steps.request, Store)
+    assert isinstance(steps.request, StoreFills)
     return steps.request.fills
 
 
@@ -704,7 +704,7 @@ class World:
         legal = [self.expected(kind, asked, table) for table in self.history[began:]]
         assert answer in legal, f"read {answer} by {kind}={asked}; during it there was {legal}"
 
-    def answer(self, request: Request) -> Generator[None, None, Any]:
+    def answer(self, request: PlanRequest) -> Generator[None, None, Any]:
         backend = self.backend
         match request:
             case Read(keys):
@@ -726,7 +726,7 @@ class World:
                 return {
                     key: Answer([loaded(self.rows, row) for row in some], True, 99.0) for key, some in found.items()
                 }
-            case Store(fills):
+            case StoreFills(fills):
                 accepted: list[bool] = []
                 for attempt, key, entry, lives in fills:
                     yield

@@ -11,15 +11,15 @@ from redis.exceptions import AuthenticationError, ConnectionError, TimeoutError
 
 from aiomodelcache.backends.near import Near
 from aiomodelcache.backends.redis.cluster.node import ConnectionSettings
-from aiomodelcache.backends.redis.cluster.reads import OnRead, Reads
-from aiomodelcache.backends.redis.cluster.requests import Requests
+from aiomodelcache.backends.redis.cluster.reads import ClusterReads, OnRead
+from aiomodelcache.backends.redis.cluster.requests import ClusterRequests
 from aiomodelcache.backends.redis.cluster.slots import Address, Remap, name_of, slot_of
 from aiomodelcache.backends.redis.cluster.tasks import ClusterTasks
 from aiomodelcache.backends.redis.cluster.topology import Topology
 from aiomodelcache.backends.redis.cluster.tracking import NodeTracking
 from aiomodelcache.backends.redis.connection import Command, Replies
 from aiomodelcache.backends.redis.incarnation import ServerIncarnation
-from aiomodelcache.backends.redis.replicas import Wait
+from aiomodelcache.backends.redis.replicas import ReplicaWait
 from aiomodelcache.encoding.layout import VERSION
 
 
@@ -34,8 +34,8 @@ class ClusterEndpoint:
         """The nodes that were named, for messages."""
         self._tasks = ClusterTasks()
         self._topology = Topology(addresses, settings, remap, self._tasks)
-        self._requests = Requests(self._topology, settings.timeout, self._tasks)
-        self._reads = Reads(self._topology, self._requests)
+        self._requests = ClusterRequests(self._topology, settings.timeout, self._tasks)
+        self._reads = ClusterReads(self._topology, self._requests)
         self._tracking: NodeTracking | None = None
         settings.connection(addresses[0], ServerIncarnation(self.where))  # raises if an option is unknown
 
@@ -70,7 +70,7 @@ class ClusterEndpoint:
         """Sends commands in one request to each node. Returns all replies, exceptions among them."""
         return await self._requests.send(commands, reading=read_only)
 
-    async def send_and_wait(self, commands: Sequence[Command], wait: Wait) -> Replies:
+    async def send_and_wait(self, commands: Sequence[Command], wait: ReplicaWait) -> Replies:
         """Sends commands as ``send`` does, and waits in the same requests for replicas of each node to have them."""
         return await self._requests.send(commands, wait=wait)
 

@@ -13,7 +13,7 @@ from operator import itemgetter
 from typing import Any, Final
 
 from aiomodelcache.backends.redis.cluster.node import Node
-from aiomodelcache.backends.redis.cluster.requests import Request, Requests
+from aiomodelcache.backends.redis.cluster.requests import ClusterRequest, ClusterRequests
 from aiomodelcache.backends.redis.cluster.slots import slot_of
 from aiomodelcache.backends.redis.cluster.topology import Topology
 from aiomodelcache.backends.redis.connection import Command, Replies, pack
@@ -31,7 +31,7 @@ _END: Final = TAG_SIZE - 1
 _first: Final[Callable[[Any], Any]] = itemgetter(0)
 
 
-class Read:
+class ClusterRead:
     """The values of one read that were found so far, and what waits for them."""
 
     __slots__ = ("_callback", "_failed", "_pending", "_values")
@@ -66,10 +66,10 @@ class ArrangedKeys(list[bytes]):
         """The number of a node's first groups that begin with the partner of all others, the shortest groups first."""
 
 
-class Reads:
+class ClusterReads:
     """The reads of one Cluster."""
 
-    def __init__(self, topology: Topology, requests: Requests) -> None:
+    def __init__(self, topology: Topology, requests: ClusterRequests) -> None:
         self._topology = topology
         self._requests = requests
         self._slots: dict[bytes, int] = {}
@@ -87,12 +87,12 @@ class Reads:
             groups = list(chain.from_iterable(nodes.values()))
             if len(groups) > 1:
                 callback = partial(_in_order, keys, list(chain.from_iterable(groups)), callback)
-        read = Read(callback, len(nodes))
+        read = ClusterRead(callback, len(nodes))
         for number, (node, group) in enumerate(nodes.items()):
             if node is None or node.failing or not self._send(read, number, node, group, partnered.get(node, 0)):
                 self._requests.start(_request(read, number, group), [slot_of(each[0]) for each in group])
 
-    def _send(self, read: Read, number: int, node: Node, groups: Groups, partnered: int) -> bool:
+    def _send(self, read: ClusterRead, number: int, node: Node, groups: Groups, partnered: int) -> bool:
         """Sends a node its request at once. Returns False if that takes more."""
         start = node.reading.start if len(groups) == 1 else node.reading.start_many
         callback = partial(self._on_replies, read, number, node, groups, partnered)
@@ -160,7 +160,7 @@ class Reads:
         return nodes
 
     def _on_replies(
-        self, read: Read, number: int, node: Node, groups: Groups, partnered: int, replies: Replies | Exception
+        self, read: ClusterRead, number: int, node: Node, groups: Groups, partnered: int, replies: Replies | Exception
     ) -> None:
         if isinstance(replies, list) and set(map(type, replies)) == _LISTS:
             values = list(chain.from_iterable(replies))
@@ -172,13 +172,13 @@ class Reads:
             self._requests.resume(_request(read, number, groups), node, replies)
 
 
-def _request(read: Read, number: int, groups: Groups) -> Request:
+def _request(read: ClusterRead, number: int, groups: Groups) -> ClusterRequest:
     """Returns the request for the keys of one node that takes more than to send it."""
     commands: list[Command] = [("MGET", *group) for group in groups]
-    return Request(commands, partial(_on_done, read, number, groups), reading=True)
+    return ClusterRequest(commands, partial(_on_done, read, number, groups), reading=True)
 
 
-def _on_done(read: Read, number: int, groups: Groups, request: Request) -> None:
+def _on_done(read: ClusterRead, number: int, groups: Groups, request: ClusterRequest) -> None:
     values: Replies = []
     for group, reply in zip(groups, request.replies, strict=True):
         values += [reply] * len(group) if isinstance(reply, Exception) else reply

@@ -18,7 +18,7 @@ from aiomodelcache.backends.redis.cluster.tasks import ClusterTasks
 from aiomodelcache.backends.redis.cluster.topology import Topology
 from aiomodelcache.backends.redis.connection import Command, Replies, ReplyCallback, pack
 from aiomodelcache.backends.redis.errors import FAILURES
-from aiomodelcache.backends.redis.replicas import Wait
+from aiomodelcache.backends.redis.replicas import ReplicaWait
 
 COMMANDS_PER_TURN: Final = 1_000
 """Maximum number of commands that are sent in one turn of the event loop. Beyond it, other tasks run in between."""
@@ -33,7 +33,7 @@ _NOT_RUN: Final = (MovedError, AskError, TryAgainError, ClusterDownError, NoScri
 _ASKING: Final = pack([("ASKING",)])
 
 
-class Request:
+class ClusterRequest:
     """Commands to several nodes, and their replies in the same order."""
 
     __slots__ = (
@@ -52,10 +52,10 @@ class Request:
     def __init__(
         self,
         commands: Sequence[Command],
-        on_done: "Callable[[Request], None]",
+        on_done: "Callable[[ClusterRequest], None]",
         *,
         reading: bool = False,
-        wait: Wait | None = None,
+        wait: ReplicaWait | None = None,
         tracked: bool = False,
     ) -> None:
         self.commands = commands
@@ -78,7 +78,7 @@ class Request:
         self.on_done = on_done
 
 
-class Requests:
+class ClusterRequests:
     """Requests to the nodes of one Cluster."""
 
     def __init__(self, topology: Topology, timeout: float, tasks: ClusterTasks) -> None:
@@ -88,17 +88,19 @@ class Requests:
         self._timeout = timeout
         self._tasks = tasks
 
-    async def send(self, commands: Sequence[Command], *, reading: bool = False, wait: Wait | None = None) -> Replies:
+    async def send(
+        self, commands: Sequence[Command], *, reading: bool = False, wait: ReplicaWait | None = None
+    ) -> Replies:
         """Sends commands in one request to each node. Returns the replies in order, exceptions among them.
 
         More than ``COMMANDS_PER_TURN`` go in several requests, of which none waits for the replies to another.
         """
-        loop, sent = asyncio.get_running_loop(), list[tuple[Request, asyncio.Future[None]]]()
+        loop, sent = asyncio.get_running_loop(), list[tuple[ClusterRequest, asyncio.Future[None]]]()
         for at in range(0, len(commands), COMMANDS_PER_TURN):
             if at:
                 await asyncio.sleep(0)
             some, done = commands[at : at + COMMANDS_PER_TURN], loop.create_future()
-            request = Request(some, partial(_resolve, done), reading=reading, wait=wait)
+            request = ClusterRequest(some, partial(_resolve, done), reading=reading, wait=wait)
             self.start(request, [slot_of(key_of(command)) for command in some])
             sent.append((request, done))
         replies: Replies = []
@@ -107,7 +109,7 @@ class Requests:
             replies += request.replies
         return replies
 
-    def start(self, request: Request, slots: Sequence[int]) -> None:
+    def start(self, request: ClusterRequest, slots: Sequence[int]) -> None:
         """Sends a request at once to every node, and calls ``request.on_done`` when all have answered.
 
         ``slots``: those of the commands. If a node is unknown or failing, the topology is read first.
@@ -120,13 +122,13 @@ class Requests:
                 return
         self._send(request, range(len(slots)))
 
-    def resume(self, request: Request, node: Node, replies: Replies | Exception) -> None:
+    def resume(self, request: ClusterRequest, node: Node, replies: Replies | Exception) -> None:
         """Goes on with a request whose commands one node has answered."""
         request.nodes = [node for _ in request.commands]
         request.pending = 1
         self._on_replies(request, node, list(range(len(request.commands))), (), replies)
 
-    def _start_located(self, request: Request, slots: Sequence[int]) -> None:
+    def _start_located(self, request: ClusterRequest, slots: Sequence[int]) -> None:
         """Sends a request as far as its nodes are known now."""
         by_slot = self._topology.slots
         request.nodes = [by_slot[slot] for slot in slots]
@@ -137,7 +139,7 @@ class Requests:
         else:
             request.on_done(request)
 
-    def _send(self, request: Request, positions: Iterable[int], asked: Collection[int] = ()) -> None:
+    def _send(self, request: ClusterRequest, positions: Iterable[int], asked: Collection[int] = ()) -> None:
         """Sends the commands at these positions, those in ``asked`` after ASKING."""
         groups: dict[Node, list[int]] = {}
         for at in positions:
@@ -156,7 +158,12 @@ class Requests:
                 self._tasks.start(connection.send(packed, count)).add_done_callback(partial(_on_sent, on_replies))
 
     def _on_replies(
-        self, request: Request, node: Node, group: list[int], asked: Collection[int], replies: Replies | Exception
+        self,
+        request: ClusterRequest,
+        node: Node,
+        group: list[int],
+        asked: Collection[int],
+        replies: Replies | Exception,
     ) -> None:
         if isinstance(replies, Exception):
             node.failing = True
@@ -183,7 +190,7 @@ class Requests:
             else:
                 request.on_done(request)
 
-    async def _repeat(self, request: Request) -> None:
+    async def _repeat(self, request: ClusterRequest) -> None:
         """Sends the commands that were not run until they are, for a limited number of times."""
         until, delay = time.monotonic() + self._timeout, FIRST_DELAY
         asked: set[int] = set()
@@ -210,7 +217,7 @@ class Requests:
             await over
 
     async def _redirect(
-        self, request: Request, at: int, asked: set[int], failed: Mapping[Node, Exception | None]
+        self, request: ClusterRequest, at: int, asked: set[int], failed: Mapping[Node, Exception | None]
     ) -> bool:
         """Finds the node for a command that was not run. Returns False if the command has its final reply.
 
@@ -236,7 +243,7 @@ class Requests:
             asked.add(at)
         return True
 
-    async def _load_scripts(self, request: Request, refused: Iterable[int]) -> dict[Node, Exception | None]:
+    async def _load_scripts(self, request: ClusterRequest, refused: Iterable[int]) -> dict[Node, Exception | None]:
         """Loads the scripts once into each node that lacks one. Returns each node's error, or None."""
         lacking = [cast("Node", request.nodes[at]) for at in refused if isinstance(request.replies[at], NoScriptError)]
         nodes = dict.fromkeys(lacking)
@@ -271,10 +278,10 @@ def _without_asking(group: Sequence[int], asked: Collection[int], replies: Repli
     return [*found, *rest]  # the rest is the reply to WAIT, if it was sent
 
 
-def _resolve(future: "asyncio.Future[None]", _: Request) -> None:
+def _resolve(future: "asyncio.Future[None]", _: ClusterRequest) -> None:
     if not future.done():  # the caller may have been cancelled
         future.set_result(None)
 
 
-def _call(on_done: Callable[[Request], None], request: Request, _: object) -> None:
+def _call(on_done: Callable[[ClusterRequest], None], request: ClusterRequest, _: object) -> None:
     on_done(request)

@@ -11,10 +11,10 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
-from aiomodelcache.backends.channels import Channel, Place
+from aiomodelcache.backends.channels import Channel, TrackedSlot
 from aiomodelcache.backends.near import Near
 from aiomodelcache.backends.redis.cluster.reads import OnRead
-from aiomodelcache.backends.redis.cluster.requests import Request
+from aiomodelcache.backends.redis.cluster.requests import ClusterRequest
 from aiomodelcache.backends.redis.cluster.slots import slot_of
 from aiomodelcache.backends.redis.cluster.topology import Topology
 from aiomodelcache.backends.redis.connection import Command, Replies
@@ -28,10 +28,10 @@ class NodeTracking:
         self._topology = topology
         self._read_at = 0.0
         """The time from which the topology is read again."""
-        near.place_of, near.ping = self._place_of, self._look
+        near.tracked_slot, near.ping = self._tracked_slot, self._look
         topology.on_change, topology.on_read = self._leave_moved, self._on_topology
 
-    def request(self, keys: Sequence[bytes], callback: OnRead) -> tuple[Request, list[int]]:
+    def request(self, keys: Sequence[bytes], callback: OnRead) -> tuple[ClusterRequest, list[int]]:
         """Returns a read of these keys, and the slots of its commands."""
         if time.monotonic() >= self._read_at:
             self._look()
@@ -44,9 +44,9 @@ class NodeTracking:
                 node.tracking.near = Channel(self._near)
         commands: list[Command] = [("MGET", *[keys[at] for at in places]) for places in by_slot.values()]
         on_done = partial(self._on_done, callback, list(by_slot.values()), len(keys))
-        return Request(commands, on_done, reading=True, tracked=True), list(by_slot)
+        return ClusterRequest(commands, on_done, reading=True, tracked=True), list(by_slot)
 
-    def _on_done(self, callback: OnRead, places: list[list[int]], count: int, request: Request) -> None:
+    def _on_done(self, callback: OnRead, places: list[list[int]], count: int, request: ClusterRequest) -> None:
         """Passes on a read. Keeps nothing of it if other nodes than those of its slots may have answered."""
         if request.repeated:
             self._near.expected.clear()
@@ -61,16 +61,16 @@ class NodeTracking:
         channel = node.tracking.near if node is not None else None
         return channel if isinstance(channel, Channel) and channel.near is self._near else None
 
-    def _place_of(self, key: bytes) -> Place | None:
+    def _tracked_slot(self, key: bytes) -> TrackedSlot | None:
         slot = slot_of(key)
         channel = self._channel_of(slot)
-        return channel.place(slot) if channel is not None else None
+        return channel.slot(slot) if channel is not None else None
 
     def _leave_moved(self, slots: Sequence[int]) -> None:
         """Drops the entries of slots that have other nodes now."""
         self._near.expected.clear()
         for channel in self._near.channels:
-            for slot in channel.places.keys() & slots:
+            for slot in channel.slots.keys() & slots:
                 if self._channel_of(slot) is not channel:
                     channel.leave(slot)
 
