@@ -11,7 +11,7 @@ html_theme = "furo"
 html_title = "aiomodelcache"
 html_copy_source = False
 html_static_path = ["_static"]
-html_css_files = ["tables.css"]
+html_css_files = ["pages.css"]
 pygments_dark_style = "github-dark"
 
 myst_enable_extensions = ["colon_fence"]
@@ -19,6 +19,7 @@ myst_heading_anchors = 3
 myst_fence_as_directive = ["mermaid"]
 # By default ids are timestamps: two diagrams drawn within a millisecond would share one, and overlap.
 mermaid_init_config = {"startOnLoad": False, "deterministicIds": True}
+mermaid_height = "auto"  # as high as the diagram; by default 500 px, most of it empty on phones
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
