@@ -9,7 +9,7 @@ import typing
 from aiomodelcache.backends.memory import MemoryBackend
 from aiomodelcache.backends.protocol import Backend
 from aiomodelcache.client import ModelCache
-from aiomodelcache.config import CacheConfig, InvalidationType
+from aiomodelcache.config import CacheConfig
 from aiomodelcache.declare.cached import cached
 from aiomodelcache.declare.classes import (
     InstanceCache,
@@ -43,6 +43,7 @@ from aiomodelcache.durations import (
     Duration,
 )
 from aiomodelcache.encoding.codec import Codec
+from aiomodelcache.entries.policy import InvalidationType
 from aiomodelcache.entries.results import DontCache
 from aiomodelcache.exceptions import (
     BackendError,

@@ -11,6 +11,7 @@ from aiomodelcache.backends.memory import MemoryBackend
 from aiomodelcache.backends.near import Near
 from aiomodelcache.backends.protocol import Backend
 from aiomodelcache.backends.signed import SignedBackend
+from aiomodelcache.binding.binder import bind
 from aiomodelcache.config import CacheConfig, Settings
 from aiomodelcache.declare.manager import ModelCacheManager, manager_of
 from aiomodelcache.declare.model import CachedModel
@@ -189,7 +190,7 @@ class ModelCache:
             near=near,
             observers=self.config.observers,
         )
-        self._views = Views(self.config, self.namespace, store, guarded, self._bypass_flag)
+        self._views = Views(self.config, self.namespace, store, guarded, self._bypass_flag, bind)
         opened = self._views.root
         for model in bound_models():
             if model in opened.written or opened.cascades.affects(model) or opened.versions.deleted_with(model):

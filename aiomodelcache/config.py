@@ -1,6 +1,5 @@
-"""Settings of a cache, and the kinds of invalidation."""
+"""The settings of a cache."""
 
-import enum
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
@@ -13,27 +12,6 @@ from aiomodelcache.durations import CACHE_TIME_H, CACHE_TIME_M, Duration, parse_
 from aiomodelcache.exceptions import CacheConfigurationError, NotFoundError, shown
 from aiomodelcache.observe.events import Observer
 from aiomodelcache.requirements import unmet_requirement
-
-
-class InvalidationType(enum.Enum):
-    """The effect of a write on the entries that depend on the written rows.
-
-    >>> class Participants(QuerysetCountCache):
-    ...     model = Participation
-    ...     key_fields = ("event",)
-    ...     invalidation = InvalidationType.DYNAMIC
-    ...     allowtime = 30
-    """
-
-    UNSET = "unset"
-    """Invalidates the entry, and the next read fills it again. The default."""
-    OFF = "off"
-    """Does nothing: the entry expires by its timeout, or is invalidated by hand."""
-    DYNAMIC = "dynamic"
-    """Keeps the value as a stale copy, which may be served for ``allowtime`` seconds."""
-    RESET = "reset"
-    """Invalidates the entry, and fills it again at once."""
-
 
 NotFound = type[Exception] | Callable[[NotFoundError], Exception]
 """The exception of ``get_or_404``: a class, or a function that makes it from the ``NotFoundError`` it replaces."""

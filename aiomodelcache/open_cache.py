@@ -31,6 +31,7 @@ from aiomodelcache.entries.groups import GroupVersions
 from aiomodelcache.entries.indexes import ExactListDependency
 from aiomodelcache.entries.many_to_many import ManyToManyEntries, ThroughModelDependency
 from aiomodelcache.entries.model import EntrySet, ModelEntries
+from aiomodelcache.entries.policy import Lifetimes
 from aiomodelcache.entries.predictions import Predictions
 from aiomodelcache.entries.results import ResultEntries
 from aiomodelcache.entries.tables import WrittenEntries
@@ -40,6 +41,18 @@ from aiomodelcache.observe.stats import Stats
 from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.plans.paths import RelationPath
 from aiomodelcache.scopes.bypass import BypassFlag
+
+
+class Bindings(msgspec.Struct):
+    """The models, cache classes and relations that are bound to one open cache."""
+
+    models: dict[type[Model], ModelEntries] = msgspec.field(default_factory=dict[type[Model], ModelEntries])
+    classes: dict[type, EntrySet | ResultEntries | RelationPath] = msgspec.field(
+        default_factory=dict[type, EntrySet | ResultEntries | RelationPath]
+    )
+    foreign_keys: list[tuple[type[Model], str]] = msgspec.field(default_factory=list[tuple[type[Model], str]])
+    many_to_many: list[ManyToManyEntries] = msgspec.field(default_factory=list[ManyToManyEntries])
+    lifetimes: list[Lifetimes] = msgspec.field(default_factory=list[Lifetimes])
 
 
 class OpenCache(msgspec.Struct, eq=False, kw_only=True):

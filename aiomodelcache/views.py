@@ -19,8 +19,8 @@ from tortoise.connection import get_connections
 from tortoise.models import Model
 
 from aiomodelcache.backends.breaker import GuardedBackend
+from aiomodelcache.backends.near import Near
 from aiomodelcache.backends.protocol import partitions
-from aiomodelcache.binding.binder import bind
 from aiomodelcache.config import CacheConfig
 from aiomodelcache.encoding.keys import KeySpace, encode_tenant
 from aiomodelcache.encoding.messages import described
@@ -42,7 +42,8 @@ from aiomodelcache.entries.tables import entries_by_writer
 from aiomodelcache.entries.versions import TableVersions
 from aiomodelcache.exceptions import CacheConfigurationError, TenantError
 from aiomodelcache.observe.relay_status import RelayStatus
-from aiomodelcache.open_cache import OpenCache, process_lock
+from aiomodelcache.observe.stats import Stats
+from aiomodelcache.open_cache import Bindings, OpenCache, process_lock
 from aiomodelcache.orm.connections import bound_models, root_client
 from aiomodelcache.orm.contextual import contextual_part, may_depend_on_context, sees_other_rows
 from aiomodelcache.orm.observed import StatementCount, observe
@@ -67,15 +68,24 @@ _REMEDY: Final = (
     "do not depend on it, let the function return always the same value."
 )
 Tenant = str | int | bytes | uuid.UUID
+Bind = Callable[[CacheConfig, KeySpace, Stats, Near, BaseDBAsyncClient | None], Bindings]
+"""Resolves the declarations for one view, or the models alone for a connection of theirs."""
 
 
 class Views:
     """The views of one open cache."""
 
     def __init__(
-        self, config: CacheConfig, namespace: str, store: object, guarded: GuardedBackend, bypass: BypassFlag
+        self,
+        config: CacheConfig,
+        namespace: str,
+        store: object,
+        guarded: GuardedBackend,
+        bypass: BypassFlag,
+        bind: Bind,
     ) -> None:
         self._config = config
+        self._bind = bind
         self._namespace = namespace
         self._store = store
         self._guarded = guarded
@@ -261,7 +271,7 @@ class Views:
     ) -> OpenCache:
         config, guarded = self._config, self._guarded
         with process_lock:
-            bindings = bind(config, space, guarded.stats, guarded.near, client)
+            bindings = self._bind(config, space, guarded.stats, guarded.near, client)
             tables = models_by_table(bound_models(), client)
         written = entries_by_writer(bindings.models, tables)
         self.foreign_keys = bindings.foreign_keys

@@ -15,7 +15,7 @@ from aiomodelcache.backends.near import Near
 from aiomodelcache.binding.class_options import check_values, class_attributes, is_computed
 from aiomodelcache.binding.factory import EntryFactory, key_columns
 from aiomodelcache.binding.paths import RelationPathResolver, bound_model, check_foreign_keys
-from aiomodelcache.config import CacheConfig, InvalidationType
+from aiomodelcache.config import CacheConfig
 from aiomodelcache.declare.classes import DeclaredQuery, InstanceCache, QuerysetCache
 from aiomodelcache.declare.options import Options, is_key, manager_attributes, merged, meta_attributes, parse
 from aiomodelcache.declare.registry import CACHED, declared, declared_values, path_of
@@ -24,27 +24,15 @@ from aiomodelcache.encoding.keys import KeySpace
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.many_to_many import ManyToManyEntries
 from aiomodelcache.entries.model import EntrySet, ModelEntries
-from aiomodelcache.entries.policy import Lifetimes
-from aiomodelcache.entries.results import ResultEntries
+from aiomodelcache.entries.policy import InvalidationType
 from aiomodelcache.exceptions import CacheConfigurationError, shown
 from aiomodelcache.observe.stats import Stats
+from aiomodelcache.open_cache import Bindings
 from aiomodelcache.orm.connections import bound_models
 from aiomodelcache.orm.meta import field_names, is_abstract
 from aiomodelcache.orm.relations import many_to_many, many_to_many_names
 from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.plans.paths import RelationPath
-
-
-class Bindings(msgspec.Struct):
-    """The models, cache classes and relations that are bound to one open cache."""
-
-    models: dict[type[Model], ModelEntries] = msgspec.field(default_factory=dict[type[Model], ModelEntries])
-    classes: dict[type, EntrySet | ResultEntries | RelationPath] = msgspec.field(
-        default_factory=dict[type, EntrySet | ResultEntries | RelationPath]
-    )
-    foreign_keys: list[tuple[type[Model], str]] = msgspec.field(default_factory=list[tuple[type[Model], str]])
-    many_to_many: list[ManyToManyEntries] = msgspec.field(default_factory=list[ManyToManyEntries])
-    lifetimes: list[Lifetimes] = msgspec.field(default_factory=list[Lifetimes])
 
 
 def bind(

@@ -11,7 +11,7 @@ from tortoise.models import Model
 
 from aiomodelcache.backends.near import Near
 from aiomodelcache.binding.class_options import returned_by_class
-from aiomodelcache.config import CacheConfig, InvalidationType
+from aiomodelcache.config import CacheConfig
 from aiomodelcache.declare.classes import COUNTING, DeclaredQuery
 from aiomodelcache.declare.options import Options
 from aiomodelcache.declare.registry import label_of, path_of
@@ -25,7 +25,7 @@ from aiomodelcache.entries.indexes import ExactListDependency, IndexEntries
 from aiomodelcache.entries.many_to_many import ManyToManyEntries, ThroughModelDependency
 from aiomodelcache.entries.model import ModelEntries
 from aiomodelcache.entries.partitioned import PartitionedRows
-from aiomodelcache.entries.policy import Lifetimes, Policy
+from aiomodelcache.entries.policy import InvalidationType, Lifetimes, Policy
 from aiomodelcache.entries.resilience import SLIDING_PART
 from aiomodelcache.entries.results import ResultEntries
 from aiomodelcache.entries.rows import RowEntries

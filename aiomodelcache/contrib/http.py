@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict, TypeVar, Unpack, cast, 
 
 from tortoise.models import Model
 
-from aiomodelcache.config import InvalidationType
 from aiomodelcache.contrib.asgi_types import Application, ASGIScope, Message, Receive, Send
 from aiomodelcache.contrib.registration import required
 from aiomodelcache.contrib.responses.endpoints import (
@@ -30,6 +29,7 @@ from aiomodelcache.declare.registry import module_of
 from aiomodelcache.declare.value_declarations import ValueDeclaration, tuple_of
 from aiomodelcache.durations import Duration
 from aiomodelcache.encoding.messages import reason
+from aiomodelcache.entries.policy import InvalidationType
 from aiomodelcache.exceptions import CacheConfigurationError, CacheNotOpen, TenantError, shown
 from aiomodelcache.open_cache import default_cache
 from aiomodelcache.write.manual import invalidate_tags

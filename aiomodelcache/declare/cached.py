@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, cast, ov
 
 from tortoise.models import Model
 
-from aiomodelcache.config import InvalidationType
 from aiomodelcache.declare.annotations import return_type
 from aiomodelcache.declare.registry import module_of
 from aiomodelcache.declare.value_declarations import ValueDeclaration, tuple_of
 from aiomodelcache.declare.values import BaseValueQuery, T
 from aiomodelcache.durations import Duration
 from aiomodelcache.encoding.codec import Codec
+from aiomodelcache.entries.policy import InvalidationType
 from aiomodelcache.entries.results import DontCache
 from aiomodelcache.exceptions import CacheConfigurationError
 from aiomodelcache.open_cache import default_cache

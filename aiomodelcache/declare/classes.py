@@ -13,7 +13,6 @@ from tortoise.models import Model
 from tortoise.queryset import QuerySet
 
 from aiomodelcache.backends.protocol import Clear
-from aiomodelcache.config import InvalidationType
 from aiomodelcache.declare.bulk_results import bulk_method, compute_in_bulk
 from aiomodelcache.declare.registry import declare
 from aiomodelcache.durations import Duration
@@ -21,6 +20,7 @@ from aiomodelcache.encoding.codec import Codec
 from aiomodelcache.encoding.messages import described
 from aiomodelcache.entries.derived import DerivedEntries
 from aiomodelcache.entries.model import EntrySet
+from aiomodelcache.entries.policy import InvalidationType
 from aiomodelcache.entries.results import Compute, DontCache, ResultEntries
 from aiomodelcache.exceptions import CacheNotRegistered
 from aiomodelcache.open_cache import OpenCache, default_cache

@@ -7,11 +7,11 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.fields.relational import ManyToManyRelation
 from tortoise.models import Model
 
-from aiomodelcache.config import InvalidationType
 from aiomodelcache.declare.registry import declare, declared
 from aiomodelcache.durations import Duration
 from aiomodelcache.encoding.keys import key_text
 from aiomodelcache.encoding.messages import described
+from aiomodelcache.entries.policy import InvalidationType
 from aiomodelcache.open_cache import OpenCache, default_cache, default_cache_or_none
 from aiomodelcache.orm.connections import named_client
 from aiomodelcache.query.base import CacheQuery

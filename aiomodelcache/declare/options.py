@@ -6,8 +6,8 @@ from typing import Any, Final, TypeGuard, cast
 
 import msgspec
 
-from aiomodelcache.config import InvalidationType
 from aiomodelcache.durations import parse_optional_duration
+from aiomodelcache.entries.policy import InvalidationType
 from aiomodelcache.exceptions import CacheConfigurationError, shown
 
 

@@ -9,7 +9,6 @@ from typing import Any, Final, cast
 import msgspec
 from tortoise.models import Model
 
-from aiomodelcache.config import InvalidationType
 from aiomodelcache.declare.options import flag_option, version_option
 from aiomodelcache.declare.registry import declared_values, label_of
 from aiomodelcache.declare.resilience import resilience_of
@@ -19,7 +18,7 @@ from aiomodelcache.encoding.messages import SafeTypeError, described
 from aiomodelcache.entries.base import keep_near
 from aiomodelcache.entries.by_value import ByValueEntries
 from aiomodelcache.entries.copies import keep
-from aiomodelcache.entries.policy import Lifetimes, Policy
+from aiomodelcache.entries.policy import InvalidationType, Lifetimes, Policy
 from aiomodelcache.entries.resilience import SLIDING_PART, Resilience
 from aiomodelcache.entries.results import ResultEntries
 from aiomodelcache.exceptions import CacheConfigurationError, shown

@@ -14,8 +14,6 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
 from aiomodelcache.backends.protocol import Clear
-from aiomodelcache.backends.together import KnownKeys
-from aiomodelcache.config import InvalidationType
 from aiomodelcache.declare.annotations import returned_by
 from aiomodelcache.declare.bulk_results import BulkMethod, bulk_method, compute_in_bulk
 from aiomodelcache.declare.registry import declared_values, path_of
@@ -24,7 +22,9 @@ from aiomodelcache.declare.value_declarations import BULK_SIGNATURE, Timeout, Va
 from aiomodelcache.durations import Duration
 from aiomodelcache.encoding.codec import Codec
 from aiomodelcache.encoding.messages import cause, described, reason
+from aiomodelcache.encoding.together import KnownKeys
 from aiomodelcache.entries.derived import DerivedEntries
+from aiomodelcache.entries.policy import InvalidationType
 from aiomodelcache.entries.results import Compute, DontCache, ResultEntries
 from aiomodelcache.open_cache import OpenCache, default_cache
 from aiomodelcache.plans.computing import refuse_cycle

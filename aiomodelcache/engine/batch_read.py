@@ -11,7 +11,7 @@ from typing import Any, Final
 from aiomodelcache.backends.breaker import GuardedBackend, GuardedReadCallback
 from aiomodelcache.backends.near import Ticket
 from aiomodelcache.backends.protocol import PartialFailure
-from aiomodelcache.backends.together import KnownKeys, ReadTogether
+from aiomodelcache.encoding.together import KnownKeys, ReadTogether
 from aiomodelcache.engine.observing import HasOperations, operations_of
 from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.exceptions import BackendError

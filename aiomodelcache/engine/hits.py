@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Final, Protocol, cast
 
 from aiomodelcache.backends.breaker import GuardedBackend
-from aiomodelcache.backends.together import KnownKeys, ReadTogether
+from aiomodelcache.encoding.together import KnownKeys, ReadTogether
 from aiomodelcache.engine.batch_read import EntriesByKey, ReadBatcher, Unread
 from aiomodelcache.engine.loader import can_share_statement
 from aiomodelcache.engine.observing import note_read

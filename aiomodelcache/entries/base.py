@@ -5,7 +5,6 @@ import hashlib
 import time
 from typing import Final, Literal, Protocol
 
-from aiomodelcache.backends.near import Near
 from aiomodelcache.encoding.codec import EncodeError
 from aiomodelcache.encoding.keys import KeySpace
 from aiomodelcache.encoding.layout import (
@@ -56,6 +55,14 @@ def now_ms() -> int:
     return int(time.time() * 1000)
 
 
+class NearCache(Protocol):
+    """The near cache, as far as it is told which entries to keep."""
+
+    def cover(self, prefix: bytes, ttl: float, absence_ttl: float) -> None: ...
+
+    def cover_version(self, key: bytes) -> None: ...
+
+
 class SupportsNear(Protocol):
     """A set of entries whose keys share a prefix, and which the near cache can keep."""
 
@@ -65,7 +72,7 @@ class SupportsNear(Protocol):
     near: bool
 
 
-def keep_near(near: Near, entry_set: SupportsNear, space: KeySpace) -> None:
+def keep_near(near: NearCache, entry_set: SupportsNear, space: KeySpace) -> None:
     """Tells the near cache for how long to keep these entries in this process, or not to keep them.
 
     Entries of all tenants are kept alike.

@@ -7,9 +7,8 @@ bulk write, marks the model's epoch.
 
 from tortoise.models import Model
 
-from aiomodelcache.config import InvalidationType
 from aiomodelcache.encoding.keys import KeySpace
-from aiomodelcache.entries.policy import Policy
+from aiomodelcache.entries.policy import InvalidationType, Policy
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.orm.meta import Values
 

@@ -3,15 +3,35 @@
 Pure except for the clock: compares bytes of entries and sends no requests.
 """
 
+import enum
 import random
 import time
 from typing import Final, NamedTuple
 
-from aiomodelcache.config import InvalidationType
 from aiomodelcache.encoding.layout import ABSENT, CREATED, STALE
 
 _NEVER: Final = bytes(8)
 """A time that is before every creation time. A stale copy has creation time zero, so it is always due."""
+
+
+class InvalidationType(enum.Enum):
+    """The effect of a write on the entries that depend on the written rows.
+
+    >>> class Participants(QuerysetCountCache):
+    ...     model = Participation
+    ...     key_fields = ("event",)
+    ...     invalidation = InvalidationType.DYNAMIC
+    ...     allowtime = 30
+    """
+
+    UNSET = "unset"
+    """Invalidates the entry, and the next read fills it again. The default."""
+    OFF = "off"
+    """Does nothing: the entry expires by its timeout, or is invalidated by hand."""
+    DYNAMIC = "dynamic"
+    """Keeps the value as a stale copy, which may be served for ``allowtime`` seconds."""
+    RESET = "reset"
+    """Invalidates the entry, and fills it again at once."""
 
 
 class Lifetimes:

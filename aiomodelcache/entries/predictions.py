@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any, Final
 
-from aiomodelcache.backends.together import KnownKeys
+from aiomodelcache.encoding.together import KnownKeys
 from aiomodelcache.entries.rows import RowEntries
 
 

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from aiomodelcache.backends.protocol import LateFill
-from aiomodelcache.backends.together import KnownKeys
+from aiomodelcache.encoding.together import KnownKeys
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.predictions import Predictions
 from aiomodelcache.entries.results import Compute

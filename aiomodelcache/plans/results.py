@@ -7,9 +7,9 @@ from typing import Any, cast
 
 from tortoise.models import Model
 
-from aiomodelcache.backends.together import ReadTogether
 from aiomodelcache.encoding.layout import CREATED, HEADER, LEASE, PREFIX_SIZE, VALUE, is_lease, with_created
 from aiomodelcache.encoding.messages import reason
+from aiomodelcache.encoding.together import ReadTogether
 from aiomodelcache.encoding.values import InstanceReference
 from aiomodelcache.entries.base import VALUE_BYTE, Miss, NoValue, count_undecodable, is_version, now_ms
 from aiomodelcache.entries.derived import DerivedEntries, DerivedValue, KnownDependencies

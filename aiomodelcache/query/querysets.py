@@ -10,9 +10,9 @@ from tortoise.exceptions import DoesNotExist
 from tortoise.fields import ReverseRelation
 from tortoise.models import Model
 
-from aiomodelcache.backends.together import KnownKeys
 from aiomodelcache.durations import Duration, parse_optional_duration
 from aiomodelcache.encoding.messages import cause, described, reason
+from aiomodelcache.encoding.together import KnownKeys
 from aiomodelcache.entries.base import NoValue
 from aiomodelcache.entries.policy import Lifetimes, Policy
 from aiomodelcache.entries.queries import QueryEntries, digest_of

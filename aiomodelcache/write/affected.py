@@ -15,7 +15,6 @@ from tortoise.expressions import Expression
 from tortoise.fields.base import DatabaseDefault
 
 from aiomodelcache.backends.protocol import Clear
-from aiomodelcache.config import InvalidationType
 from aiomodelcache.encoding.codec import NATIVE, EncodeError
 from aiomodelcache.encoding.layout import new_token
 from aiomodelcache.engine.intent import Intent
@@ -23,6 +22,7 @@ from aiomodelcache.entries.groups import GroupVersions
 from aiomodelcache.entries.indexes import ExactListDependency, IndexEntries
 from aiomodelcache.entries.many_to_many import ThroughModelDependency
 from aiomodelcache.entries.model import AffectedEntries, DependentEntries, ModelEntries
+from aiomodelcache.entries.policy import InvalidationType
 from aiomodelcache.entries.predictions import Predictions
 from aiomodelcache.entries.results import ResultEntries
 from aiomodelcache.entries.rows import RowEntries

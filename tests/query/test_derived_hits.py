@@ -7,8 +7,8 @@ import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache import ModelCache, cached, writes_without_cache
-from aiomodelcache.backends.together import ReadTogether
 from aiomodelcache.encoding.layout import HEADER
+from aiomodelcache.encoding.together import ReadTogether
 from aiomodelcache.entries.base import NoValue
 from aiomodelcache.entries.derived import KnownDependencies
 from aiomodelcache.open_cache import OpenCache

@@ -25,7 +25,7 @@ from redis.exceptions import ConnectionError, InvalidResponse, RedisError, Timeo
 
 from aiomodelcache.backends.channels import Channel
 from aiomodelcache.backends.near import Near
-from aiomodelcache.backends.together import KnownKeys
+from aiomodelcache.encoding.together import KnownKeys
 
 Command = tuple[bytes | str | int, ...]
 """The name and the arguments of one command."""
