@@ -13,6 +13,8 @@ from sphinx.search.en import SearchEnglish
 
 import aiomodelcache
 from aiomodelcache import CacheConfig, testing
+from aiomodelcache.declare.options import CLASS_ATTRIBUTES, META_ATTRIBUTES
+from aiomodelcache.observe import stats
 from tests.support.pages import DOCS, ROOT
 
 REFERENCE = (DOCS / "reference.md").read_text("utf-8")
@@ -81,6 +83,22 @@ def test_the_reference_has_every_public_name() -> None:
     )
     public = {*aiomodelcache.__all__, *testing.__all__}
     assert public - {name or constant for name, constant in found} == set(), "add them to docs/reference.md"
+
+
+def test_the_reference_has_every_attribute_of_declarations() -> None:
+    table = set(re.findall(r"^\| `(\w+)` \| (M|C|both) \|", REFERENCE, re.MULTILINE))
+    both = META_ATTRIBUTES & CLASS_ATTRIBUTES
+    of = {"both": both, "M": META_ATTRIBUTES - both, "C": CLASS_ATTRIBUTES - both}
+    assert table == {(name, mark) for mark, names in of.items() for name in names}
+
+
+def test_the_reference_has_every_part_of_the_counts() -> None:
+    parts = {
+        value.__name__
+        for value in vars(stats).values()
+        if isinstance(value, type) and value.__module__ == stats.__name__
+    }
+    assert parts == set(re.findall(r"^\.\. autoclass:: aiomodelcache\.observe\.stats\.(\w+)", REFERENCE, re.MULTILINE))
 
 
 def test_the_reference_states_the_durations() -> None:
