@@ -6,7 +6,7 @@ from typing import Any, Final
 from aiomodelcache.declare.annotations import returned_by
 from aiomodelcache.declare.bulk_results import check_bulk_method
 from aiomodelcache.declare.classes import COUNTING, DeclaredQuery, InstanceCache, QuerysetCache, ResultCache
-from aiomodelcache.declare.options import CLASS_ATTRIBUTES, META_ATTRIBUTES
+from aiomodelcache.declare.options import CLASS_ATTRIBUTES, META_ATTRIBUTES, refuse_misspelt
 from aiomodelcache.declare.registry import declared_values, path_of
 from aiomodelcache.declare.related import RELATED
 from aiomodelcache.declare.values import ValueCache, declaration_of
@@ -105,12 +105,7 @@ def class_attributes(query: type[DeclaredQuery[Any]]) -> dict[str, Any]:
             raise CacheConfigurationError(f"{origin}.{name} is for computed results: remove it.")
         if name in ("stale_if_error", "soft_timeout", "sliding") and not computes:
             raise CacheConfigurationError(f"{origin}.{name} is for computed results: remove it.")
-        value = attributes[name]
-        is_method = callable(value) or isinstance(value, classmethod | staticmethod | property)
-        if name not in CLASS_ATTRIBUTES and not is_method:
-            raise CacheConfigurationError(
-                f"{origin}.{name} is not a setting of the cache. It may set: {', '.join(sorted(CLASS_ATTRIBUTES))}."
-            )
+    refuse_misspelt(origin, attributes, CLASS_ATTRIBUTES)
     return {name: value for name, value in attributes.items() if name in CLASS_ATTRIBUTES}
 
 

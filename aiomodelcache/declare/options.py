@@ -1,7 +1,7 @@
 """Settings of one declaration, checked for form: names, lists of names, durations. Does not look at models."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, Final, TypeGuard, cast
 
 import msgspec
@@ -81,7 +81,7 @@ CLASS_ATTRIBUTES: Final = META_ATTRIBUTES - {
     "queries_by",
     "queries_ignore",
 } | {"model", "key_fields", "limit", "codec", "select_related", "relation", "stale_if_error", "soft_timeout", "sliding"}
-"""Attributes that stand-alone cache classes may set beside methods of their own. No kind of class takes all."""
+"""Attributes that stand-alone cache classes may set beside their own. No kind of class takes all."""
 
 
 def declared_attributes(declaration: type, names: Iterable[str]) -> dict[str, Any]:
@@ -103,19 +103,22 @@ def meta_attributes(meta: type, origin: str) -> dict[str, Any]:
     return declared_attributes(meta, META_ATTRIBUTES)
 
 
+def refuse_misspelt(origin: str, own: Mapping[str, Any], settings: Set[str]) -> None:
+    """Raises ``CacheConfigurationError`` for an attribute that is no method and is named almost like a setting."""
+    for name in sorted(own.keys() - settings):
+        from difflib import get_close_matches  # few declarations have attributes of their own
+
+        value = own[name]
+        is_method = callable(value) or isinstance(value, classmethod | staticmethod | property)
+        if not is_method and (meant := get_close_matches(name, settings, 1, 0.85)):
+            raise CacheConfigurationError(f"{origin}.{name} is not a setting of the cache: use {meant[0]}.")
+
+
 def manager_attributes(manager: type) -> dict[str, Any]:
-    """Returns the settings of a manager class. Raises ``CacheConfigurationError`` for a misspelt one.
-
-    A manager may have other attributes, so only a name that is close to a setting's is taken for a misspelling.
-    """
-    classes = [cls for cls in manager.__mro__ if not cls.__module__.startswith("aiomodelcache.")]
-    own = {name for cls in classes for name in vars(cls) if not name.startswith("__")}  # comparing takes its time
-    for name in sorted(own - META_ATTRIBUTES):
-        from difflib import get_close_matches  # few managers have attributes of their own
-
-        meant = get_close_matches(name, META_ATTRIBUTES, 1, 0.9)
-        if meant:
-            raise CacheConfigurationError(f"{manager.__name__}.{name} is not a setting of the cache: use {meant[0]}.")
+    """Returns the settings of a manager class. Raises ``CacheConfigurationError`` for a misspelt one."""
+    classes = [cls for cls in reversed(manager.__mro__) if not cls.__module__.startswith("aiomodelcache.")]
+    own = {name: value for cls in classes for name, value in vars(cls).items() if not name.startswith("__")}
+    refuse_misspelt(manager.__name__, own, META_ATTRIBUTES)
     return declared_attributes(manager, META_ATTRIBUTES)
 
 

@@ -88,7 +88,7 @@ class TestAttributesOfCacheClasses:
             ),
             (InstanceCache, {"limit": 3}, "limit is for lists"),
             (InstanceCache, {"order_by": ["slug"]}, "order_by is for lists"),
-            (InstanceCache, {"timeuot": 5}, "timeuot is not a setting"),
+            (InstanceCache, {"timeuot": 5}, "timeuot is not a setting of the cache: use timeout"),
             (InstanceCache, {"key_fields": ("id",), "timeout": 5}, r"set it in Event\.CacheMeta"),
             (QuerysetCache, {"filter_key_fields_list": []}, "belongs to a ModelCacheManager"),
         ],
@@ -108,13 +108,22 @@ class TestAttributesOfCacheClasses:
         class BySlug(InstanceCache[Event]):
             model = Event
             key_fields = ("slug",)
+            calls = 0
+
+            async def get_instance(self, slug: str) -> None:
+                type(self).calls += 1
 
             @property
             def shout(self) -> str:
                 return "!"
 
+            def timeouts(self) -> int:
+                return 1
+
         async with ModelCache(backend):
             assert BySlug("x").shout == "!"
+            assert await BySlug("x") is None
+            assert BySlug.calls == 1
 
 
 def test_a_namespace_that_is_no_string_is_an_error() -> None:
