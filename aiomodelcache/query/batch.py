@@ -44,7 +44,8 @@ class BatchCacheQuery:
         added: dict[Any, Any] = {**(queries or {}), **named}
         for number, (name, query) in enumerate(added.items(), 1):
             if not isinstance(query, CacheQuery):
-                shown = repr(name) if name in named else f"value {number} of the dict"
+                is_name = isinstance(name, str) and name.isidentifier()  # another key may be a value that is secret
+                shown = repr(name) if is_name else f"value {number} of the dict"
                 raise TypeError(
                     f"BatchCacheQuery: {shown} is not a query, but of type {type(query).__name__}. "
                     "Pass Model.cache.get(...) and the like without awaiting them."

@@ -181,7 +181,7 @@ MISTAKES: dict[str, Callable[[Person], Any]] = {
     "set_related of no instance": lambda person: Person.cache.set_related(SECRET, "mentor", person),  # type: ignore[arg-type]
     "set_related to another row": lambda person: Person.cache.set_related(person, "mentor", person),
     "set_related to another model": lambda person: Person.cache.set_related(person, "mentor", Group(name=SECRET)),
-    "a batch of values": lambda person: BatchCacheQuery({SECRET: SECRET}),  # type: ignore[dict-item]
+    "a batch of values": lambda person: BatchCacheQuery({f"{SECRET}@example.org": SECRET}),  # type: ignore[dict-item]
     "a batch of a list": lambda person: BatchCacheQuery([SECRET]),  # type: ignore[arg-type]
     "explain of a value": lambda person: Person.cache.explain(SECRET),  # type: ignore[call-overload]
     "refresh of a value": lambda person: Person.cache.refresh(SECRET),  # type: ignore[call-overload]

@@ -357,8 +357,10 @@ class TestBatch:
     async def test_a_batch_accepts_only_queries(self, cache: ModelCache) -> None:
         lookup = Album.cache.get(id=1).resolve()
         for wrong in (None, 1, Album, lookup, Album.filter(id=1), Album(id=1), [Album.cache.get(id=1)]):
-            with pytest.raises(TypeError, match=r"value 2 of the dict is not a query"):
+            with pytest.raises(TypeError, match="'culprit' is not a query"):
                 BatchCacheQuery({"fine": Album.cache.get(id=1), "culprit": wrong})  # type: ignore[dict-item]
+            with pytest.raises(TypeError, match="value 2 of the dict is not a query"):
+                BatchCacheQuery({"fine": Album.cache.get(id=1), "kim@example.org": wrong})  # type: ignore[dict-item]
             batch = BatchCacheQuery()
             with pytest.raises(TypeError, match="'culprit' is not a query"):
                 batch.push(fine=Album.cache.get(id=1), culprit=wrong)  # type: ignore[arg-type]
