@@ -95,7 +95,7 @@ class Derivations:
         if tracker.unseen is WRITES:
             if warns:
                 derived.counters.warn_once("unrecorded", _UNRECORDED, derived.name, tracker.unseen)
-        elif not dependencies and tracker.refusal is None and self._activity() != before:
+        elif not dependencies and tracker.refusal is None and tracker.unseen is None and self._activity() != before:
             tracker.unrecorded("it was read by a task that began earlier, or not at all")
             if warns:
                 derived.counters.warn_once("unattributed", _UNATTRIBUTED, derived.name)

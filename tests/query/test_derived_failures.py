@@ -262,6 +262,25 @@ async def test_a_function_without_recorded_reads_is_reported_if_others_use_the_d
     assert "elsewhere has read nothing that is recorded, while other tasks used the database" in caplog.text
 
 
+async def test_a_function_whose_lookups_bypass_the_cache_or_use_another_one_is_not_reported(
+    cache: ModelCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with ModelCache("memory://") as other:
+
+        @cached
+        async def of_another_cache() -> int:
+            return (await other.manager(Happening).get(id=1)).level
+
+        @cached
+        async def of_this_cache() -> int:
+            return (await Happening.cache.get(id=1)).level
+
+        assert await of_another_cache() == 0
+        with cache.disabled():
+            assert await of_this_cache() == 0
+    assert caplog.text == ""
+
+
 async def test_a_function_that_writes_or_opens_a_transaction_is_reported_as_such(
     cache: ModelCache, caplog: pytest.LogCaptureFixture
 ) -> None:
