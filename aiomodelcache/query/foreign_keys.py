@@ -4,14 +4,17 @@ Replaces the property by which Tortoise resolves a foreign key that was not fetc
 change, and only the declared relations. Without an open cache, the property behaves as Tortoise's own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, ClassVar
 
 from tortoise.models import Model
 
-from aiomodelcache.open_cache import caller_cache
+from aiomodelcache.open_cache import OpenCache, caller_cache
 from aiomodelcache.orm.schema import ModelSchema
+from aiomodelcache.plans.requests import Plan
+from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.lookups import FieldsQuery, exactly_one
+from aiomodelcache.scopes.request import Scope
 
 
 class ForeignKeyQuery(FieldsQuery[Any]):
@@ -41,6 +44,27 @@ class ForeignKeyQuery(FieldsQuery[Any]):
             raise AttributeError(f"{self!r} is a query and has no attribute {name!r}: await it.") from None
 
 
+class NullForeignKey(CacheQuery[None]):
+    """The relation of a foreign key that is null: None, without I/O. It is false, as Tortoise's own object is."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "<relation of a null foreign key>"
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __await__(self) -> Generator[Any, None, None]:
+        yield from ()
+
+    def transaction(self, cache: OpenCache) -> None:
+        return None
+
+    def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[None]:
+        yield from ()
+
+
 class CachedForeignKey(property):
     """The property that answers a relation from the cache."""
 
@@ -57,8 +81,8 @@ def install(schema: ModelSchema, field: str) -> None:
         related_row = original.fget(instance)
         value = getattr(instance, attribute)
         cache = caller_cache()
-        if value is None or f"_{field}" in instance.__dict__ or cache is None or related not in cache.models:
+        if f"_{field}" in instance.__dict__ or cache is None or related not in cache.models:
             return related_row
-        return ForeignKeyQuery(related, {to_field: value}, related_row)
+        return NullForeignKey() if value is None else ForeignKeyQuery(related, {to_field: value}, related_row)
 
     setattr(schema.model, field, CachedForeignKey(get, original.fset, original.fdel))

@@ -103,6 +103,15 @@ class TestAwaited:
         event = await Event.cache.get(id=events[9].id)
         async with assert_ops(backend, sql=0, redis=0):
             assert await event.venue is None
+            assert not event.venue
+            assert await BatchCacheQuery(venue=event.venue) == {"venue": None}
+            assert await BatchCacheQuery(venue=event.venue).get(only_cache=True, snapshot=False) == {"venue": None}
+            assert await asyncio.gather(event.venue.start(), event.venue.options(fill=False)) == [None, None]
+        async with in_transaction():
+            assert await BatchCacheQuery(venue=event.venue, event=Event.cache.get(id=event.id)) == {
+                "venue": None,
+                "event": event,
+            }
 
     async def test_the_foreign_key_of_an_unsaved_instance_can_be_awaited(
         self, cache: ModelCache, events: list[Event]
