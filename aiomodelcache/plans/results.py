@@ -319,7 +319,7 @@ def result_hit(
     """
     together = entries.values_read if type(entries) is ReadTogether and entries.known is prediction.together else None
     epoch, entry = together[:2] if together is not None else (entries[epoch_key], entries[key])
-    if entry is None or epoch is None or entry[0] != VALUE_BYTE or entry[CREATED] <= result.lifetimes.due:
+    if not entry or epoch is None or entry[0] != VALUE_BYTE or entry[CREATED] <= result.lifetimes.due:
         return NoValue.MISS
     try:
         if isinstance(result, DerivedEntries):

@@ -16,7 +16,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.context import TortoiseContext
 from tortoise.models import Model
 
-from aiomodelcache import MemoryBackend, ModelCache, ValueCache
+from aiomodelcache import CacheQuery, MemoryBackend, ModelCache, QuerysetCountCache, ValueCache, cached
 from aiomodelcache.encoding.layout import GUARD, PREFIX_SIZE, VALUE, new_token, pack, unpack
 from aiomodelcache.entries.base import NoValue, now_ms
 from aiomodelcache.testing import CountingBackend, assert_ops
@@ -183,6 +183,30 @@ async def test_an_entry_that_readers_cannot_replace_is_a_miss_until_the_next_wri
         assert await User.cache.get(id=user.id) == user
 
 
+@cached
+async def team_sizes() -> list[int]:
+    return [await User.filter(team=team).count() for team in range(5)]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: Lines(7), lambda: team_sizes.query(), lambda: User.cache.query(User.filter(team=3)), lambda: TeamSize(3)],
+    ids=["value", "function", "query", "result"],
+)
+async def test_foreign_entries_of_computed_values_are_misses(
+    cache: ModelCache, backend: CountingBackend, plant: Plant, make: Callable[[], CacheQuery[Any]]
+) -> None:
+    await User.create(username="kim", team=3)
+    backend.keys.clear()
+    expected = await make()
+    assert await make() == expected
+    for value in [b"", *FOREIGN]:
+        for key in list(backend.keys):
+            await plant(key, value)
+        for _ in range(2):
+            assert await make() == expected
+
+
 async def test_foreign_versions_are_misses_until_the_model_is_cleared(
     cache: ModelCache, backend: CountingBackend, plant: Plant
 ) -> None:
@@ -345,6 +369,11 @@ class Line:
 
 class Report(pydantic.BaseModel):
     number: int
+
+
+class TeamSize(QuerysetCountCache):
+    model = User
+    key_fields = ("team",)
 
 
 class Lines(ValueCache[list[Line]]):
