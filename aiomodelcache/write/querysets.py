@@ -14,6 +14,7 @@ from tortoise.models import Model
 from tortoise.queryset import QuerySet
 
 from aiomodelcache.durations import Duration
+from aiomodelcache.open_cache import default_cache
 from aiomodelcache.orm.meta import managers
 from aiomodelcache.query.querysets import QuerysetQuery
 from aiomodelcache.write.bulk_queries import TrackedBulkCreate, TrackedBulkUpdate, TrackedDelete, TrackedUpdate
@@ -107,10 +108,15 @@ class TrackedQuerySet(CachedForm, QuerySet[Any]):
         return _with_cached_form(super().union(*args, **kwargs))
 
     async def invalidate_cache(self) -> int:
-        """Invalidates the rows of this queryset in every open cache. Returns how many rows there are."""
+        """Invalidates the rows of this queryset in every open cache. Returns how many rows there are.
+
+        Raises ``CacheNotOpen`` if no cache is open.
+        """
         client = cast("BaseDBAsyncClient | None", self._db)
         with writing_on(client) if client is not None else nullcontext():
             bound = bound_caches(self.model)
+        if not bound:
+            default_cache()
         counts = [await invalidate_rows(cache, entries, self) for cache, entries in bound]
         return max(counts, default=0)
 

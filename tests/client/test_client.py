@@ -82,6 +82,10 @@ class TestOpening:
             await Event.cache.get(slug="pycon")
         with pytest.raises(CacheNotOpen, match=exactly(CLOSED)):
             assert cache.stats
+        queryset: Any = Event.filter(slug="pycon")
+        for invalidate in (lambda: Event.cache.invalidate(event), queryset.invalidate_cache):
+            with pytest.raises(CacheNotOpen, match=exactly(NO_CACHE)):
+                await invalidate()
 
         await cache.open()
         assert await Event.cache.get(slug="pycon") == event
