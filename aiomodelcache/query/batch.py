@@ -179,7 +179,11 @@ class _Outcomes:
         bypassed = in_transaction = False
         for name, query in self._queries.items():
             if cache is None or query.explicit_cache is not explicit_cache:
-                cache, explicit_cache = query.open_cache(), query.explicit_cache
+                try:
+                    cache, explicit_cache = query.open_cache(), query.explicit_cache
+                except Exception as error:
+                    self.resolve(name, None, error)
+                    continue
                 bypassed, in_transaction = cache.bypass.off, cache.in_transaction
                 fast.append(PendingLookups(cache, self.resolve, only_cache=only_cache))
             if cache.guarded.observers is not None:

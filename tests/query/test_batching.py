@@ -370,6 +370,8 @@ class TestBatch:
     async def test_each_query_of_a_batch_has_its_own_exception(self, cache: ModelCache, can: Artist) -> None:
         await Album.create(barcode=9, artist=can, number=9, year=1971)
         unknown: ModelCacheManager[Any] = ModelCacheManager(Unbound)
+        async with ModelCache("memory://") as other:
+            closed = other.manager(Album)
         queries: dict[str, CacheQuery[Any]] = {
             "missing": Album.cache.get(id=404),
             "none": Album.cache.get_or_none(id=404),
@@ -377,6 +379,7 @@ class TestBatch:
             "bad": Album.cache.get(id="x"),
             "many": Album.cache.get_many([1], "year"),
             "unbound": unknown.get_many([1]),
+            "closed": closed.get(id=1),
             "good": Album.cache.get(id=1),
         }
         good = await Album.cache.get(id=1)
@@ -387,6 +390,7 @@ class TestBatch:
             "bad": ValueError,
             "many": CacheNotRegistered,
             "unbound": CacheNotRegistered,
+            "closed": CacheNotOpen,
             "good": Album,
         }
         for _ in range(2):
@@ -399,6 +403,8 @@ class TestBatch:
                 await batch
             with pytest.raises(MultipleObjectsReturned):
                 await BatchCacheQuery(dict(list(queries.items())[1:]))
+            found = await BatchCacheQuery(first=closed.get(id=1), good=queries["good"]).get(none_on_exception=True)
+            assert found == {"first": None, "good": good}
 
     async def test_the_first_exception_is_raised_after_all_queries_have_finished(
         self, cache: ModelCache, backend: CountingBackend, database: BaseDBAsyncClient
