@@ -10,7 +10,7 @@ from functools import cache
 
 from redis.crc import key_slot
 
-from benchmarks.fleet.popularity import harmonic, zipf
+from benchmarks.fleet.popularity import harmonic
 
 SLOTS = 16_384
 EXACT = 20_000
@@ -68,8 +68,3 @@ def traffic(slots: Sequence[int] | None, nodes: int, entries: int, near: int = 0
     for slot in slots or range(SLOTS):
         got[node_of(slot, nodes)] += rest / len(slots or range(SLOTS))
     return max(got) * nodes / sum(got)
-
-
-def celebrity(entries: int) -> float:
-    """Returns the share of all lookups that the most popular row has."""
-    return zipf(entries)[0].each

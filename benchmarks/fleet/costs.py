@@ -25,11 +25,6 @@ class Costs:
 
 
 COSTS: Final = Costs(request=11e-6, get=0.5e-6, key=0.2e-6, script=18e-6)
-LONE_HIT: Final = 129e-6
-"""Seconds of a process's CPU for a hit that shares its request with no other, on one server.
-
-On a Cluster it was 1.1 to 1.3 times as much, in rounds that alternate (``benchmarks.fleet.cluster``).
-"""
 ENTRY: Final = 472
 """Bytes of a server's memory for a row of 320 bytes and its key."""
 NEAR_ENTRY: Final = 320 + 33 + OVERHEAD
