@@ -55,7 +55,10 @@ def tracked(plan: Plan[T], tracker: Tracker, versions: TableVersions) -> Plan[T]
 
 
 class TrackedLookup:
-    """A lookup without a plan. The tracker learns what answered it, or its plan does so if the first read does not."""
+    """A lookup without a plan. The tracker learns what answered it, or its plan does so if the first read does not.
+
+    Until the caller has the answer, the caller counts it as unfinished.
+    """
 
     __slots__ = ("_hits", "_lookup", "collect_keys")
 
@@ -65,7 +68,6 @@ class TrackedLookup:
             hits = TrackedHits(tracker, versions)
         self._hits: TrackedHits = hits
         self._lookup = lookup
-        tracker.unfinished += 1
         self.collect_keys = lookup.collect_keys
 
     @property
@@ -80,18 +82,15 @@ class TrackedLookup:
             result = self._lookup.try_hit(context, entries)
         except Exception:  # it is an answer, too
             self.collect_keys(context, hits.keys)
-            hits.tracker.unfinished -= 1
             raise
         if result is _MISS:
             self.collect_keys(context, hits.missed)
         else:
             self.collect_keys(context, hits.keys)  # again: the prediction may have changed since they were read
-            hits.tracker.unfinished -= 1
         return result
 
     def start_plan(self, context: Any, /) -> Plan[Any]:
         hits = self._hits
-        hits.tracker.unfinished -= 1  # the plan counts itself
         return tracked(self._lookup.start_plan(context), hits.tracker, hits.versions)
 
 

@@ -145,6 +145,9 @@ class _Outcomes:
         """Makes all lookups, and returns when each has an outcome."""
         if not self._remaining:
             return
+        tracker = current_tracker()
+        if tracker is not None:
+            tracker.unfinished += 1  # for good, if the batch is cancelled
         try:
             for name, query, cache, client in self._start(only_cache):
                 try:
@@ -156,11 +159,10 @@ class _Outcomes:
                     self.resolve(name, None, error)
             await self._finished
         except BaseException as error:
-            tracker = current_tracker()
-            if tracker is not None:
-                tracker.refuse("a batch of lookups was cancelled")
             self._end(error)
             raise
+        if tracker is not None:
+            tracker.unfinished -= 1
         if self._observed:
             self._end(None)
 

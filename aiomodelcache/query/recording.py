@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Generator
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 
@@ -11,8 +11,6 @@ from aiomodelcache.engine.run import resolve
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.plans.tracking import TrackedLookup, tracked
 from aiomodelcache.scopes.tracking import Tracker
-
-_CANCELLED: Final = "a lookup was cancelled"
 
 
 def note_unrecorded(tracker: Tracker, client: BaseDBAsyncClient | None, *, bypassed: bool) -> None:
@@ -35,21 +33,27 @@ def start_tracked(query: Any, cache: OpenCache, tracker: Tracker) -> "asyncio.Fu
 
 
 def answer_of(future: "asyncio.Future[Any]", tracker: Tracker) -> Generator[Any, None, Any]:
-    """Waits for a tracked lookup. A caller that is cancelled has lost its answer to the time, even if it had come."""
+    """Waits for a tracked lookup, which ends for the tracker when its caller resumes.
+
+    It never ends for a caller that is cancelled, even after the answer has come: time decides then, not the database.
+    """
+    tracker.unfinished += 1
     try:
-        return (yield from future)
-    except asyncio.CancelledError:
-        tracker.refuse(_CANCELLED)
+        answer = yield from future
+    except Exception:  # it is an answer, too
+        tracker.unfinished -= 1
         raise
+    tracker.unfinished -= 1
+    return answer
 
 
 def future_of_tracked(query: Any, cache: OpenCache, tracker: Tracker) -> "asyncio.Future[Any]":
-    """Starts a query that a tracker records, and returns a future that may be cancelled."""
+    """Starts a query that a tracker records, and returns a future. If that is cancelled, the lookup never ends."""
     future = start_tracked(query, cache, tracker)
-    future.add_done_callback(partial(_refuse_if_cancelled, tracker))
+    tracker.unfinished += 1
+    future.add_done_callback(partial(_end, tracker))
     return future
 
 
-def _refuse_if_cancelled(tracker: Tracker, future: "asyncio.Future[Any]") -> None:
-    if future.cancelled():
-        tracker.refuse(_CANCELLED)
+def _end(tracker: Tracker, future: "asyncio.Future[Any]") -> None:
+    tracker.unfinished -= not future.cancelled()

@@ -157,6 +157,32 @@ async def test_a_lookup_that_was_cancelled_when_its_answer_had_come_is_no_answer
     assert await number() == 1
 
 
+@pytest.mark.parametrize("read", [of_lookup, of_batch])
+async def test_a_lookup_that_was_cancelled_and_not_awaited_is_no_answer_that_stays(
+    read: Any, cache: ModelCache
+) -> None:
+    outcomes: list[str] = []
+
+    @cached
+    async def number(ticks: int) -> int | None:
+        task: asyncio.Task[int] = asyncio.ensure_future(read())
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        if hurried and task.cancel():
+            outcomes.append("cancelled")
+            return None
+        outcomes.append("answered")
+        return await task
+
+    await read()
+    for ticks in range(1, 12):
+        hurried = True
+        early = await number(ticks)
+        hurried = False
+        assert [early, await number(ticks)] in ([None, 1], [1, 1])
+    assert {"cancelled", "answered"} == set(outcomes)
+
+
 @pytest.mark.parametrize("read", [of_lookup, of_statement, of_batch])
 async def test_a_read_that_was_cancelled_is_no_answer_that_stays(read: Any, cache: ModelCache) -> None:
     hurried = True

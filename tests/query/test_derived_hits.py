@@ -253,7 +253,6 @@ async def test_a_lookup_that_is_interrupted_raises_the_interruption(cache: Model
     tracker, interrupted = opened.derivations.tracker(), cast("Any", Interrupted())
     with pytest.raises(KeyboardInterrupt):
         TrackedLookup(interrupted, tracker, opened.versions).try_hit(opened, {})
-    assert tracker.unfinished == 1, "its result must not be stored"
 
 
 @pytest.mark.parametrize("hits", [True, False])
