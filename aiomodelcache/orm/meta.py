@@ -112,6 +112,12 @@ def unique_attributes(model: type[Model]) -> list[str]:
     return [name for name in meta_of(model).fields_db_projection if fields[name].unique and not fields[name].pk]
 
 
+def joins_nothing(model: type[Model], condition: str) -> bool:
+    """Returns True if a condition of a queryset, such as ``level__gt``, joins no table."""
+    found = meta_of(model).filters.get(condition)
+    return "table" not in found if found is not None else condition in meta_of(model).fk_fields
+
+
 def table_of(model: type[Model]) -> str:
     """Returns the name of a model's table, without its schema."""
     return str(meta_of(model).db_table)

@@ -10,7 +10,7 @@ import decimal
 import enum
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any, Final, cast
 
 from pypika_tortoise.terms import Term
@@ -32,6 +32,7 @@ from aiomodelcache.orm.meta import (
     default_ordering,
     full_name,
     has_own_rows,
+    joins_nothing,
     managers,
     pk_of,
     related_model,
@@ -45,6 +46,8 @@ _PLAIN: Final = frozenset(
 )
 """Types whose values ``repr`` tells apart."""
 _BASES: Final = (bool, int, float, str, bytes, decimal.Decimal, datetime.timedelta)
+_LAST: Final = "~"
+"""The place after all names of columns."""
 _COMBINED: Final = frozenset({CombinedExpression, When, Case, Value})
 _OVERRIDABLE: Final = frozenset({"database_func", "populate_field_object"})
 """Names that a class derived from ``Function`` may define. With others, its SQL is part of the key."""
@@ -105,25 +108,27 @@ class _Reading:
         """The model that names refer to."""
         self._unreadable = False
         """True if a part of the innermost query cannot be read."""
+        self._annotated: Container[str] = ()
+        """Names of conditions on annotations of the innermost query."""
 
     # Queries --------------------------------------------------------------------------------------
 
     def query(self, query: Any) -> Any:
         """Returns the state of a query, inner ones included."""
         _check_kind(query)
-        outer = self._model, self._unreadable
-        self._model, self._unreadable = query.model, False
+        outer = self._model, self._unreadable, self._annotated
+        self._model, self._unreadable, self._annotated = query.model, False, getattr(query, "_custom_filters", ())
         kind = cast("Any", type(query))
         parts = [(name, self._slot(name, value)) for name, value in attributes_of(query) if value or type(value) is int]
         sql = self._sql(query) if self._unreadable else None
-        self._model, self._unreadable = outer
+        self._model, self._unreadable, self._annotated = outer
         return kind.__module__, kind.__qualname__, full_name(query.model), parts, sql
 
     def _slot(self, name: str, value: Any) -> Any:
         if name == "_db":
             return value.connection_name
         if name == "_q_objects":
-            return [self._q(q) for q in value]
+            return [self._q(q) for q in (sorted(value, key=self._place) if len(value) > 1 else value)]
         if name == "_annotations":
             return [(key, self.value(each)) for key, each in value.items()]
         if name == "_prefetch_map":
@@ -171,8 +176,22 @@ class _Reading:
     def _q(self, q: Any) -> Any:
         if cast("Any", type(q)) is not Q:
             return self._unread(q)
-        filters = [(name, self.value(value)) for name, value in q.filters.items()]
-        return [self._q(child) for child in q.children], sorted(filters, key=_first), q.join_type, q._is_negated
+        names = sorted(q.filters, key=self._place_of_name) if len(q.filters) > 1 else q.filters
+        filters = [(name, self.value(q.filters[name])) for name in names]
+        return [self._q(child) for child in q.children], filters, q.join_type, q._is_negated
+
+    def _place(self, q: Any) -> str:
+        """Returns the place of a condition among those that a row must all meet, so that their order does not count."""
+        if cast("Any", type(q)) is not Q or q.children or len(q.filters) != 1:
+            return _LAST
+        return self._place_of_name(next(iter(q.filters)))
+
+    def _place_of_name(self, name: str) -> str:
+        """Returns the place of a condition among others: one for all that join tables.
+
+        Their order counts. Of two relations that lead to one table, Tortoise follows the first one for both.
+        """
+        return name if name not in self._annotated and joins_nothing(self._model, name) else _LAST
 
     def _function(self, function: Any) -> Any:
         kind = cast("Any", type(function))
@@ -253,10 +272,6 @@ class _Reading:
             if isinstance(value, base) and not getattr(value, "__dict__", None):
                 return _path(kind), cast("Any", base).__repr__(value)
         return self._unread(value)
-
-
-def _first(pair: tuple[str, Any]) -> str:
-    return pair[0]
 
 
 def _check_kind(query: Any) -> None:

@@ -15,9 +15,11 @@ from tortoise.expressions import Case, F, Function, Q, RawSQL, Subquery, Value, 
 from tortoise.functions import Coalesce, Count, Lower, Max, Sum, Upper
 from tortoise.query_utils import Prefetch
 
+from aiomodelcache import writes_without_cache
 from aiomodelcache.orm.query_copies import copied
 from aiomodelcache.orm.query_state import QueryNotCacheable, state_of
 from tests.support.models.derived_models import Happening, Label, Organizer
+from tests.support.models.shop_models import Listing, Mark, Seller
 
 pytestmark = [
     pytest.mark.models("tests.support.models.derived_models"),
@@ -157,6 +159,46 @@ class TestEquality:
         steps[at : at + 1] = [data.draw(Steps.step)]
         if shape_or_error(recipe) != shape_or_error((steps, last)):
             assert text(make(recipe)) != text(make((steps, last)))
+
+
+async def test_the_order_of_conditions_on_own_columns_does_not_count() -> None:
+    conditions: dict[str, Any] = {"organizer": 1, "slug__in": ["a"], "level__gt": 2, "labels__name": "b", "pk": 3}
+    texts = {text(Happening.filter(**dict(order))) for order in itertools.permutations(conditions.items())}
+    assert len(texts) == 1
+    assert {text(Happening.filter(Q(**dict(order)))) for order in itertools.permutations(conditions.items())} != texts
+    one, other = Q(level=1), ~Q(slug="a")
+    assert text(Happening.filter(one, other)) == text(Happening.filter(other).filter(one))
+    assert text(Happening.filter(one | other)) != text(Happening.filter(other | one))
+
+
+@pytest.mark.models("tests.support.models.shop_models")
+@pytest.mark.slow(because="it sends a thousand statements")
+async def test_conditions_of_one_state_have_one_answer_in_any_order() -> None:
+    """Tortoise joins a table once, although two relations may lead to it: by the one that comes first."""
+    with writes_without_cache():
+        sellers = [await Seller.create(name=name) for name in "abc"]
+        for seller, other in itertools.permutations(sellers, 2):
+            listing = await Listing.create(slug=seller.name + other.name, title=seller.name, seller=seller, other=other)
+            await listing.marks.add(await Mark.create(name=seller.name))
+    answers: dict[str, list[int]] = {}
+    conditions = {
+        "listings__title": "a",
+        "others__title": "b",
+        "id__lt": 3,
+        "name__not": "c",
+        "others__marks__name": "b",
+    }
+    for some in itertools.permutations(conditions.items(), 3):
+        for q in (Q(**dict(some)), Q(**dict(some), join_type="OR"), Q(*[Q(**dict([each])) for each in some])):
+            for query in (
+                Seller.filter(q),
+                Seller.exclude(q),
+                Seller.filter(**dict(some)),
+                Seller.exclude(**dict(some)),
+            ):
+                found = sorted(await query.values_list("id", flat=True))
+                assert answers.setdefault(text(query), found) == found
+    assert len(set(map(tuple, answers.values()))) > 5
 
 
 async def test_each_of_these_differs_from_all_others() -> None:
