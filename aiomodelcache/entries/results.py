@@ -246,7 +246,10 @@ class ResultEntries:
         if entries is None:
             raise EncodeError(f"a {type(instance).__name__} cannot be cached, because its model has no cache")
         rows: RowEntries = entries.rows
-        unstored = unstored_parts(instance, rows.schema.columns)
+        values = vars(instance)  # a row without a related row leads to none, whether that was fetched or not
+        unstored = [
+            part for part in unstored_parts(instance, rows.schema.columns) if part[0] != "_" or values[part] is not None
+        ]
         if unstored:
             raise EncodeError(
                 f"a {rows.schema.name} with {', '.join(unstored)} cannot be cached, because a row is stored without "

@@ -75,11 +75,11 @@ def plural_relations(model: type[Model]) -> dict[str, str]:
 
 
 def unstored_parts(instance: Model, columns: Set[str]) -> list[str]:
-    """Describes the parts of an instance that its row does not store: annotations, fetched relations."""
+    """Describes the parts of an instance that its row does not store: annotations and fetched relations, also None."""
     stored = columns | INTERNAL_ATTRIBUTES
     values = vars(instance)
     missing = ["not all of its columns"] if is_partial(instance) or not columns <= values.keys() else []
-    others = {name: value for name, value in values.items() if name not in stored and value is not None}
+    others = {name: value for name, value in values.items() if name not in stored}
     return missing + sorted(name for name, value in others.items() if not _is_not_fetched(value))
 
 

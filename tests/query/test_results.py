@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from tortoise.expressions import F
+from tortoise.functions import Max
 from tortoise.transactions import in_transaction
 
 from aiomodelcache import BatchCacheQuery, ModelCache, cached, local_cache
@@ -46,6 +47,32 @@ async def as_cached(team: int) -> dict[str, Any]:
 
 async def create_team(team: int, *points: int) -> list[Member]:
     return [await Member.create(team=team, points=value, number=10 * team + at) for at, value in enumerate(points)]
+
+
+class TestNulls:
+    """A None that was loaded beside the columns of a row: an annotation, or a related row that is not there."""
+
+    async def test_it_is_there_in_a_scope_that_has_the_row(self, cache: ModelCache) -> None:
+        await create_team(1, 5)
+        annotated = Member.annotate(newest=Max("club__id")).select_related("club")
+        with local_cache():
+            await Member.cache.get(id=1)
+            for _ in range(2):
+                [member] = await Member.cache.query(annotated)
+                assert (member.newest, member.club) == (None, None)
+                [member] = await Member.cache.query(Member.all().select_related("club"))
+                assert vars(member)["_club"] is None
+
+    async def test_a_row_with_such_an_annotation_is_not_stored_by_reference(
+        self, cache: ModelCache, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async def best(_: Best, team: int) -> Any:
+            return await Member.annotate(newest=Max("club__id")).filter(team=team).first()
+
+        monkeypatch.setattr(Best, "get_instance", best)
+        await create_team(1, 5)
+        assert [(await Best(1)).newest for _ in range(2)] == [None, None]
+        assert "a Member with newest cannot be cached" in caplog.text
 
 
 class TestReading:
