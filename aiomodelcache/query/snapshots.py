@@ -27,6 +27,8 @@ async def at_one_moment(cache: OpenCache, look_up: Callable[[], Awaitable[T]]) -
     Raises ``CacheError`` if a transaction is needed and the lookups are on several connections.
     """
     caller, tracker = current_tracker(), cache.derivations.tracker()
+    if caller is not None:
+        caller.unfinished += 1  # for good, if the caller is cancelled
     for _ in range(ATTEMPTS if cache.guarded.healthy else 0):
         tracker = cache.derivations.tracker()
         known = frozenset(caller.versions if caller is not None else ())
@@ -39,6 +41,7 @@ async def at_one_moment(cache: OpenCache, look_up: Callable[[], Awaitable[T]]) -
                 caller.use(tracker.used, known)
                 caller.needed |= tracker.needed
                 caller.add_all(tracker.dependencies)
+                caller.unfinished -= 1
             return answer
     if caller is not None:
         caller.refuse("a snapshot was read in a transaction")

@@ -110,8 +110,12 @@ async def of_batch() -> int:
     return len((await BatchCacheQuery(rows=Happening.cache.filter(organizer=1)))["rows"])
 
 
+async def of_snapshot() -> int:
+    return len((await BatchCacheQuery(rows=Happening.cache.filter(organizer=1)).get(snapshot=True))["rows"])
+
+
 @pytest.mark.parametrize("warm", [True, False])
-@pytest.mark.parametrize("read", [of_lookup, of_batch])
+@pytest.mark.parametrize("read", [of_lookup, of_batch, of_snapshot])
 async def test_a_lookup_that_was_cancelled_and_has_ended_is_no_answer_that_stays(
     read: Any, warm: bool, cache: ModelCache
 ) -> None:
@@ -134,7 +138,7 @@ async def test_a_lookup_that_was_cancelled_and_has_ended_is_no_answer_that_stays
     assert await number() == 1
 
 
-@pytest.mark.parametrize("read", [of_lookup, of_batch])
+@pytest.mark.parametrize("read", [of_lookup, of_batch, of_snapshot])
 async def test_a_lookup_that_was_cancelled_when_its_answer_had_come_is_no_answer_that_stays(
     read: Any, cache: ModelCache
 ) -> None:
@@ -157,7 +161,7 @@ async def test_a_lookup_that_was_cancelled_when_its_answer_had_come_is_no_answer
     assert await number() == 1
 
 
-@pytest.mark.parametrize("read", [of_lookup, of_batch])
+@pytest.mark.parametrize("read", [of_lookup, of_batch, of_snapshot])
 async def test_a_lookup_that_was_cancelled_and_not_awaited_is_no_answer_that_stays(
     read: Any, cache: ModelCache
 ) -> None:
@@ -183,7 +187,7 @@ async def test_a_lookup_that_was_cancelled_and_not_awaited_is_no_answer_that_sta
     assert {"cancelled", "answered"} == set(outcomes)
 
 
-@pytest.mark.parametrize("read", [of_lookup, of_statement, of_batch])
+@pytest.mark.parametrize("read", [of_lookup, of_statement, of_batch, of_snapshot])
 async def test_a_read_that_was_cancelled_is_no_answer_that_stays(read: Any, cache: ModelCache) -> None:
     hurried = True
 
