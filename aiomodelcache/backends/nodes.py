@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from typing import Final
+from typing import Final, Literal
 
 from aiomodelcache.backends.protocol import PartialFailure
 from aiomodelcache.observe.events import Breaker
@@ -67,6 +67,13 @@ class NodeBreakers:
             self._retry_at = {node: at for node, at in self._retry_at.items() if now < at + FORGOTTEN_AFTER}
             self._find_active()
         return refused
+
+    def refusal(self, keys: Collection[bytes]) -> Literal["unreachable", "undelivered"] | None:
+        """Returns the reason why some of these keys must not be read now, or None."""
+        refused = self.refused(keys)
+        if not refused:
+            return None
+        return "unreachable" if refused.isdisjoint(self._undelivered) else "undelivered"
 
     async def read(
         self, keys: Sequence[bytes], read: Callable[[Sequence[bytes]], Awaitable[list[bytes | None]]]

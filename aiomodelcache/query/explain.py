@@ -101,8 +101,8 @@ class Explanation:
     ``scope``        an earlier lookup in this ``local_cache()`` holds the answer
     ``transaction``  the caller has a transaction open
     ``disabled``     ``enabled=False``, or inside ``cache.disabled()``
-    ``unreachable``  the store does not answer, and reads bypass it for ``breaker_cooldown``
-    ``undelivered``  this process has invalidations that could not be delivered yet
+    ``unreachable``  the store, or the node of the keys, does not answer, and reads bypass it for ``breaker_cooldown``
+    ``undelivered``  this process has invalidations that could not be delivered yet; on a Cluster, of these keys
     ``relay lost``   no relay lives, so writes by other programs to a model with ``relay = True`` are not seen
     ===============  ======================================================================================
     """
@@ -273,7 +273,9 @@ class _Examination:
         return [found[entry_set.epoch_of(key)] for key in keys], [found[key] for key in keys]
 
     async def _read_keys(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        relayed = self._relayed
+        nodes, relayed = self._guarded.nodes, self._relayed
+        if nodes is not None and (refusal := nodes.refusal(keys)) is not None:
+            self._note(refusal)
         claims = None if relayed is None else relayed.claims
         reading = self._guarded.backend.read(keys)
         entries = await (self._guarded.call(reading, len(keys)) if self._counted else reading)

@@ -3,19 +3,21 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
 from redis.crc import key_slot
 from tortoise.backends.base.client import BaseDBAsyncClient
 
-from aiomodelcache import CacheWriteError, ModelCache, cached
+from aiomodelcache import CacheWriteError, ModelCache, cached, no_invalidation
 from aiomodelcache.backends.protocol import ReadCallback
 from aiomodelcache.backends.redis.backend import RedisBackend
 from aiomodelcache.observe.events import Breaker
+from aiomodelcache.observe.stats import VerifiedCounters
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.observe.recorder import Recorder
-from tests.support.gates import PATIENCE
+from tests.support.gates import PATIENCE, gated_sql
 from tests.support.models.models import User
 from tests.support.servers import RedisServer
 from tests.support.servers.redis_cluster import SLOTS, Cluster, ClusterNode
@@ -227,6 +229,69 @@ async def test_undelivered_keys_are_refused_although_their_node_answers(
         await asyncio.gather(User.cache.get(id=number), User.cache.get(id=other))
     nodes.remove_undelivered([key])
     await scene.assert_hits([number, other])
+
+
+async def test_undelivered_keys_are_explained_as_such(make_scene: Callable[..., Awaitable[Scene]]) -> None:
+    scene = await make_scene()
+    guarded = scene.cache.open_cache.guarded
+    assert guarded.nodes is not None
+    [number, other] = scene.healthy[:2]
+    guarded.nodes.add_undelivered([scene.cache.open_cache.models[User].rows.key(number)])
+    explained = await User.cache.explain(id=number)
+    assert (explained.source, explained.reason) == ("database", "undelivered")
+    assert (await User.cache.explain(id=other)).source == "cache"
+
+
+async def test_keys_of_a_node_that_has_failed_are_explained_as_such(
+    make_scene: Callable[..., Awaitable[Scene]],
+) -> None:
+    scene = await make_scene()
+    await scene.fail("frozen")
+    scene.node.cont()
+    async with assert_ops(scene.counted, sql=1):
+        await User.cache.get(id=scene.lost[0])
+    explained = await User.cache.explain(id=scene.lost[0])
+    assert (explained.source, explained.reason) == ("database", "unreachable")
+    assert (await User.cache.explain(id=scene.healthy[0])).source == "cache"
+
+
+async def test_an_entry_with_an_undelivered_invalidation_raises_no_alarm(
+    make_scene: Callable[..., Awaitable[Scene]], database: BaseDBAsyncClient
+) -> None:
+    """No lookup of this process would be answered by it, although its node answers again."""
+    scene = await make_scene(verify=1.0)
+    opened = scene.cache.open_cache
+    [number] = scene.healthy[:1]
+
+    async def settled() -> VerifiedCounters:
+        async with asyncio.timeout(PATIENCE):
+            while opened.busy:
+                await asyncio.sleep(0.001)
+        return scene.cache.stats.verified
+
+    for _ in range(3):  # the last one is a hit by the index
+        assert (await User.cache.get(username=f"user{number}")).id == number
+        await settled()
+    entries = opened.entries_of(User)
+    [by_name] = [index for index in entries.indexes if index.attributes == ("username",)]
+    keys = [entries.rows.key(number), by_name.key_of((f"user{number}",))]
+    before = replace(scene.cache.stats.verified)
+    with gated_sql(database) as gates:
+        held = [gates.hold("SELECT"), gates.hold("SELECT")]
+        await User.cache.get(username=f"user{number}")
+        for gate in held:
+            await gate.reached()
+        guarded = opened.guarded
+        assert guarded.nodes is not None
+        guarded.nodes.add_undelivered(keys)  # as by a writer whose marks were lost with a connection
+        with no_invalidation():
+            await User.filter(id=number).update(username="moved")
+        for gate in held:
+            gate.open()
+        verified = await settled()
+    assert (verified.compared, verified.changed) == (before.compared + 2, before.changed + 2)
+    assert verified.stale == before.stale == 0
+    assert await User.cache.get_or_none(username=f"user{number}") is None
 
 
 async def test_a_write_to_the_node_is_refused_or_kept(make_scene: Callable[..., Awaitable[Scene]]) -> None:
