@@ -11,7 +11,7 @@ from typing import Any, Final
 from aiomodelcache.backends.breaker import GuardedBackend, GuardedReadCallback
 from aiomodelcache.backends.near import Ticket
 from aiomodelcache.backends.protocol import PartialFailure
-from aiomodelcache.encoding.together import KnownKeys, ReadTogether
+from aiomodelcache.encoding.together import KeysTogether, KnownKeys, WantedKeys
 from aiomodelcache.engine.observing import HasOperations, operations_of
 from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.exceptions import BackendError
@@ -61,12 +61,18 @@ class ReadBatcher:
         "_sliced",
         "_splits_before",
         "_tasks",
+        "_together",
+        "_wanted",
     )
 
     def __init__(self, guarded: GuardedBackend, tasks: BackgroundTasks, before_read: Callable[[], None]) -> None:
         self._before_read = before_read
         """A callback that is called before each read."""
         self._guarded = guarded
+        divided = guarded.keys_read_together == 1
+        self._together = -1 if divided else guarded.keys_read_together
+        """The number of keys that are read as they come."""
+        self._wanted: type[dict[bytes, Any]] = WantedKeys if divided else dict
         self._tasks = tasks
         self._requests: list[_Request] = []
         self._failures_before = 0
@@ -109,18 +115,15 @@ class ReadBatcher:
         self._in_flight += 1
         try:
             self._before_read()
-            wanted: dict[bytes, Any] = {}
+            wanted = self._wanted()
             known: KnownKeys | None = None
-            for collect_keys, _, _ in requests:
-                known = collect_keys(wanted) or known
+            for request in requests:
+                known = request[0](wanted) or known
             keys: Sequence[bytes]
-            keys = known if known and len(known) == len(wanted) else list(wanted)
+            keys = known if known and len(known) == len(wanted) else [*wanted]
             guarded = self._guarded
-            if len(keys) > guarded.keys_read_together:
-                self._apart = True
-                arrange = getattr(guarded.backend, "arrange", None)  # see ``RedisBackend``
-                if arrange is not None and len(keys) > 2 and any(wanted.values()):  # else it would save nothing
-                    keys = arrange(wanted)
+            if len(keys) > self._together:
+                keys = self._arranged(keys, wanted)
             ticket = self._expect(keys) if guarded.near.expecting else []
             callback = partial(self._on_read, partial(self._slices, requests, keys, ticket))
             if not keys:  # the lookups have gone on without the store
@@ -132,6 +135,22 @@ class ReadBatcher:
         except BaseException:
             self._end()
             raise
+
+    def _arranged(self, keys: Sequence[bytes], wanted: dict[bytes, Any]) -> Sequence[bytes]:
+        """Returns the keys in the order in which they are read, if the backend takes them at less cost then."""
+        arrange = getattr(self._guarded.backend, "arrange", None)  # see ``RedisBackend``
+        if isinstance(wanted, WantedKeys):
+            pairs = wanted.only_pairs()
+            if pairs is not None:
+                self._apart |= len(pairs.keys) > 1
+                return arrange(pairs) if arrange is not None else list(pairs.by_key())
+            if len(wanted) > len(keys):  # the pairs are among them now
+                keys = list(wanted)
+        if len(keys) > self._guarded.keys_read_together:
+            self._apart = True
+            if arrange is not None and len(keys) > 2 and any(wanted.values()):  # else it would save nothing
+                keys = arrange(wanted)
+        return keys
 
     async def _read(self, keys: Sequence[bytes], callback: GuardedReadCallback, requests: list[_Request]) -> None:
         """Reads in a task: where a connection must be made first, and for backends without ``start_read``."""
@@ -166,8 +185,8 @@ class ReadBatcher:
         entries: EntriesByKey
         if read is None:
             entries = dict.fromkeys(keys)
-        elif type(keys) is KnownKeys and len(read) == len(keys):
-            entries = ReadTogether(keys, read)
+        elif isinstance(keys, KeysTogether) and len(read) == len(keys):
+            entries = keys.found(read)
         else:
             entries = dict(zip(keys, read, strict=True))
         if ticket:

@@ -7,6 +7,7 @@ from typing import Any
 
 from aiomodelcache.encoding.keys import INT_LIMIT
 from aiomodelcache.encoding.partitions import tag_in
+from aiomodelcache.encoding.together import ReadPairs
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.orm.meta import RowValues
 
@@ -52,21 +53,29 @@ class PartitionedRows(RowEntries):
         self, found: Mapping[bytes, bytes | None], keys: Iterable[bytes], epoch: bytes | None, pks: Iterable[Any]
     ) -> list[RowValues] | None:
         """See ``RowEntries``."""
-        return self.hits_at(found, keys, map(self.epoch_of, keys), pks)
+        keys = list(keys)
+        return self.hits_of(map(found.get, keys), map(found.get, map(self.epoch_of, keys)), pks)
 
-    def hits_at(
-        self,
-        found: Mapping[bytes, bytes | None],
-        keys: Iterable[bytes],
-        epoch_keys: Iterable[bytes],
-        pks: Iterable[Any],
+    def hits_of_pairs(self, read: ReadPairs, pks: Sequence[Any]) -> list[RowValues] | None:
+        """Does the same as ``hits`` with what was read under the keys of rows, each with that of its epoch."""
+        order, values = read.order, read.values_read
+        found = self.hits_of(values[1::2], values[::2], [pks[at] for at in order])
+        if found is None:
+            return None
+        rows = found.copy()
+        for at, row in zip(order, found, strict=True):
+            rows[at] = row
+        return rows
+
+    def hits_of(
+        self, entries: Iterable[bytes | None], epochs: Iterable[bytes | None], pks: Iterable[Any]
     ) -> list[RowValues] | None:
-        """Does the same as ``hits``. ``epoch_keys``: the key of the epoch of each of the rows."""
-        decoded, due, get, pks = self.decoded, self.lifetimes.due, found.get, list(pks)
+        """Does the same as ``hits`` with the entries of rows, and the epoch of each."""
+        decoded, due = self.decoded, self.lifetimes.due
+        entries, epochs, pks = list(entries), list(epochs), list(pks)
         name, by_value = self._pk, self.compares_by_value
         rows: list[RowValues] = []
         try:
-            entries, epochs = list(map(get, keys)), list(map(get, epoch_keys))
             kept_rows, guards = map(decoded.find, entries), map(self._guards.get, epochs)
             for kept, guard, pk in zip(kept_rows, guards, pks, strict=True):
                 if kept is None or kept.guard is not guard or kept.created <= due:

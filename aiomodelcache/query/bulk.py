@@ -12,6 +12,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
 from aiomodelcache.encoding.messages import described
+from aiomodelcache.encoding.together import KeyPairs, ReadPairs, WantedKeys
 from aiomodelcache.entries.base import Miss, NoValue
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.model import EntrySet
@@ -162,8 +163,10 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
     def _collect_pairs(self, cache: OpenCache, wanted: dict[bytes, bytes | None]) -> None:
         """Adds the keys of entries with those of their epochs, which share their slots."""
         _, entry_set, keys, _, epochs = self.locate(cache)
-        wanted.update(dict.fromkeys(epochs))
-        wanted.update(zip(keys, epochs, strict=True))
+        pairs = KeyPairs(list(keys), epochs)
+        if isinstance(entry_set, RowEntries) and isinstance(wanted, WantedKeys):
+            return wanted.add_pairs(pairs)
+        wanted.update(pairs.by_key())
         if not isinstance(entry_set, RowEntries):
             predict = cache.predictions.predict
             for key in keys:
@@ -175,7 +178,10 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
             return self._try_lists(cast("IndexEntries", entry_set), wanted, names, cache, found, epochs)
         rows: list[RowValues] | None
         if isinstance(entry_set, PartitionedRows):
-            rows = entry_set.hits_at(found, wanted, epochs, names)
+            if isinstance(found, ReadPairs) and found.pairs.partners is epochs:
+                rows = entry_set.hits_of_pairs(found, names)
+            else:
+                rows = entry_set.hits_of(map(found.get, wanted), map(found.get, epochs), names)
         elif isinstance(entry_set, RowEntries):
             rows = entry_set.hits(found, wanted, found[epochs[0]], names)
         else:

@@ -16,6 +16,7 @@ from aiomodelcache.backends.redis.cluster.topology import REFRESH_INTERVAL
 from aiomodelcache.backends.redis.connection import pack
 from aiomodelcache.backends.replication import Unreplicated
 from aiomodelcache.encoding.layout import VERSION
+from aiomodelcache.encoding.together import ArrangedPairs, KeyPairs
 from aiomodelcache.exceptions import BackendError
 from aiomodelcache.inspection.store import connected
 from aiomodelcache.testing.conformance import MINUTE, held, new_key, new_token, new_value, put, writers
@@ -133,6 +134,53 @@ async def test_arranged_keys_are_read_in_their_order(cluster: Cluster, backend: 
         assert await backend.read(arranged) == [values[key] for key in arranged]
         assert await backend.read(list(keys)) == list(values.values())
     assert await backend.delete(list(keys)) == len(keys)
+
+
+async def test_arranged_pairs_are_read_in_their_order(
+    cluster: Cluster, backend: RedisBackend, spare: ClusterNode
+) -> None:
+    """Several keys of one partner, long ones, and those of a slot that has moved since they were arranged."""
+    partners = [b"{%b}" % tag for number in range(3) for tag in cluster.keys(number, 10)] * 2
+    made = cast("Any", backend)._endpoint.incarnation_of
+    keys = [b"%b:%d%b" % (each, at, bytes(600) * (at == 7)) for at, each in enumerate(partners)]
+    values = {key: new_value() for key in keys}
+    values |= {each: VERSION + made(each).current + bytes(16) for each in partners}
+    await asyncio.gather(*[put(backend, key, value) for key, value in values.items()])
+    pairs = KeyPairs(keys, partners)
+    for _ in range(2):
+        arranged = backend.arrange(pairs)
+        assert isinstance(arranged, ArrangedPairs)
+        order = list(arranged.order)
+        assert sorted(order) == list(range(len(keys)))
+        assert arranged[::2] == [partners[at] for at in order]
+        assert arranged[1::2] == [keys[at] for at in order]
+        assert await backend.read(arranged) == [values[key] for key in arranged]
+    mine = [key for key in values if key.startswith(partners[0])]
+    with Moving(key_slot(partners[0]), cluster.nodes[0], spare) as moving:
+        moving.move(*[key for key in mine if key != partners[0]])
+        assert await backend.read(arranged) == [values[key] for key in arranged]
+        assert await backend.delete(mine) == len(mine)
+    assert await backend.delete([key for key in values if key not in mine]) == len(values) - len(mine)
+
+
+async def test_versions_of_other_incarnations_are_absent_among_arranged_pairs(
+    cluster: Cluster, backend: RedisBackend
+) -> None:
+    partners = [b"{%b}" % tag for tag in cluster.keys(1, 3)]
+    keys = [partner + b":entry" for partner in partners]
+    made = VERSION + cast("Any", backend)._endpoint.incarnation_of(partners[0]).current + bytes(16)
+    values: dict[bytes, bytes | None] = {key: new_value() for key in keys} | dict.fromkeys(partners, made)
+    await asyncio.gather(*[put(backend, key, value) for key, value in values.items() if value is not None])
+    for lost, value in ((b"", b""), (partners[1], VERSION + bytes(24)), (partners[2], b"")):
+        if lost:
+            await backend.delete([lost])
+            values[lost] = None
+        if value:
+            await put(backend, lost, value)
+        arranged = backend.arrange(KeyPairs(keys, partners))
+        for _ in range(2):
+            assert await backend.read(arranged) == [values[key] for key in arranged]
+    await backend.delete(list(values))
 
 
 async def test_versions_of_other_incarnations_are_absent_among_arranged_keys(

@@ -10,6 +10,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache import BatchCacheQuery, ModelCache, ModelCacheManager
 from aiomodelcache.backends.redis.backend import RedisBackend
+from aiomodelcache.encoding.together import MAX_PAIRS
 from tests.backends.opening import PATIENT
 from tests.support.instructions import instructions
 from tests.support.models.music import Artist
@@ -145,12 +146,28 @@ async def test_a_row_is_read_by_an_index_from_two_nodes_at_most(counted: Counted
     assert set(nodes) == {1, 2}
 
 
-async def test_a_batch_reads_the_epoch_of_each_partition_once(counted: Counted, cache: ModelCache) -> None:
+@pytest.mark.parametrize("way", ["gathered", "get_many of many rows"])
+async def test_a_batch_reads_the_epoch_of_each_partition_once(way: str, counted: Counted, cache: ModelCache) -> None:
+    pks = PKS if way == "gathered" else list(range(1, MAX_PAIRS + 2))
+
+    def look_up() -> Awaitable[Any]:
+        if way == "gathered":
+            return asyncio.gather(*[Artist.cache.get(id=pk) for pk in pks])
+        return Artist.cache.get_many(pks).resolve()
+
+    await look_up()  # the absence of those that do not exist is cached from now on
     rows = cache.open_cache.entries_of(Artist).rows
-    epochs = rows.partitions.epochs_of([rows.key(number) for number in range(1, NUMBER + 1)])
-    found = await counted.of(lambda: Artist.cache.get_many(range(1, NUMBER + 1)))
+    epochs = rows.partitions.epochs_of(map(rows.key, pks))
+    assert len(epochs) < len(pks)
+    found = await counted.of(look_up)
     assert len(found) == 3
     assert sum(calls["mget"] for calls in found) == len(epochs)
+
+
+async def test_a_few_rows_by_get_many_are_read_with_an_epoch_each(counted: Counted) -> None:
+    found = await counted.of(lambda: Artist.cache.get_many(PKS))
+    assert len(found) == 3
+    assert sum(calls["mget"] for calls in found) == NUMBER
 
 
 @pytest.mark.parametrize("name", MANY)

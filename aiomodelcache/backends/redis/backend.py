@@ -36,6 +36,7 @@ from aiomodelcache.backends.redis.saving import SavingCommands
 from aiomodelcache.durations import Duration, parse_duration
 from aiomodelcache.encoding.messages import described
 from aiomodelcache.encoding.partitions import CLUSTER_PARTITIONS
+from aiomodelcache.encoding.together import KeyPairs
 from aiomodelcache.exceptions import CacheConfigurationError
 
 KEYS_PER_SCRIPT: Final = 100
@@ -152,10 +153,11 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
         return self._endpoint.node_of(key) if isinstance(self._endpoint, ClusterEndpoint) else ""
 
     @property
-    def arrange(self) -> Callable[[Mapping[bytes, bytes | None]], list[bytes]]:
+    def arrange(self) -> Callable[[Mapping[bytes, bytes | None] | KeyPairs], list[bytes]]:
         """A function that returns keys in an order in which ``read`` and ``start_read`` take them at less cost.
 
         The value of a key is another one of the keys that shares its hash tag and whose own value is None; or None.
+        Takes ``KeyPairs``, too, of which each is read as it is.
         Raises ``AttributeError`` if this is no Cluster.
         """
         if not isinstance(self._endpoint, ClusterEndpoint):

@@ -22,7 +22,7 @@ import hashlib
 import inspect
 import logging
 import re
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from itertools import repeat
 from typing import Any, Final, TypeGuard, cast
 from weakref import WeakSet
@@ -39,6 +39,8 @@ _VERSION: Final = VERSION[0]
 _PARTS: Final = re.compile(
     rb"^(?:(?:run_id|master_replid):\w+|cmdstat_(?:swapdb|restore|debug):calls=\d+)", re.MULTILINE
 )
+KNOWN_VERSIONS: Final = 1 << 13
+"""Maximum number of versions of one incarnation that are remembered. Beyond it, all are compared again."""
 IDENTIFY: Final = (("INFO", "server"), ("INFO", "replication"), ("INFO", "commandstats"))
 """The commands whose replies make an identity."""
 
@@ -50,6 +52,8 @@ class ServerIncarnation:
         self.current = b""
         """The identity of the incarnation. Empty if it is not known: then every version is used."""
         self._current_prefix = VERSION
+        self._made: set[bytes] = set()
+        """Versions of this incarnation, because to find them costs less than to compare their beginnings."""
         self._database = b""
         self._where = where
         self._connections: WeakSet[Any] = WeakSet()
@@ -103,6 +107,7 @@ class ServerIncarnation:
             )
         self.current = identity
         self._current_prefix = VERSION + identity
+        self._made.clear()
 
     def _identity_of(self, replies: Sequence[object]) -> bytes:
         parts = [self._database]
@@ -126,12 +131,20 @@ class ServerIncarnation:
         """Returns True if ``value`` is a version of another incarnation."""
         return value is not None and value[:1] == VERSION and not value.startswith(self._current_prefix)
 
-    def has_made(self, versions: Iterable[Any]) -> bool:
+    def has_made(self, versions: Sequence[Any]) -> bool:
         """Returns True if all of these are versions of this incarnation. False if one is absent."""
+        made = self._made
+        if made.issuperset(versions):
+            return True
         try:
-            return all(map(bytes.startswith, versions, repeat(self._current_prefix)))
+            if not all(map(bytes.startswith, versions, repeat(self._current_prefix))):
+                return False
         except TypeError:  # one is None
             return False
+        if len(made) >= KNOWN_VERSIONS:
+            made.clear()
+        made.update(versions)
+        return True
 
     def mask_stale_versions(self, values: list[bytes | None]) -> list[bytes | None]:
         """Replaces versions of other incarnations by None. Written out, because every hit runs it.

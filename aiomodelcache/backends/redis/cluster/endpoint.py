@@ -21,6 +21,7 @@ from aiomodelcache.backends.redis.connection import Command, Replies
 from aiomodelcache.backends.redis.incarnation import ServerIncarnation
 from aiomodelcache.backends.redis.replicas import ReplicaWait
 from aiomodelcache.encoding.layout import VERSION
+from aiomodelcache.encoding.together import KeyPairs
 
 
 class ClusterEndpoint:
@@ -74,7 +75,7 @@ class ClusterEndpoint:
         """Sends commands as ``send`` does, and waits in the same requests for replicas of each node to have them."""
         return await self._requests.send(commands, wait=wait)
 
-    def arrange(self, keys: Mapping[bytes, bytes | None]) -> list[bytes]:
+    def arrange(self, keys: Mapping[bytes, bytes | None] | KeyPairs) -> list[bytes]:
         """Returns the keys in the order in which they are read (see ``RedisBackend``)."""
         return self._reads.arrange(keys)
 

@@ -32,6 +32,8 @@ class Topology:
     ) -> None:
         self.slots: list[Node | None] = [None] * SLOTS
         """The node that serves each slot, or None if none is known."""
+        self.changes = 0
+        """The number of times that a slot got another node."""
         self.on_change: Callable[[Sequence[int]], None] = lambda _: None
         """A callback that is called with the slots that have other nodes."""
         self.on_read: Callable[[float], None] = lambda _: None
@@ -86,6 +88,7 @@ class Topology:
         node = self.node_in(moved, redirected_by)
         if 0 <= moved.slot_id < SLOTS and self.slots[moved.slot_id] is not node:
             self.slots[moved.slot_id] = node
+            self.changes += 1
             self.on_change([moved.slot_id])
         self.refresh_soon(node)
         return node
@@ -190,6 +193,7 @@ class Topology:
             slots[each.first : each.last + 1] = [node] * (each.last + 1 - each.first)
         before, self.slots = self.slots, slots
         if slots != before:
+            self.changes += 1
             self.on_change(list(compress(range(SLOTS), map(is_not, before, slots))))
         self._others = dict.fromkeys([address for each in ranges for address in each.replicas])
         for address, node in former.items():
