@@ -20,6 +20,7 @@ from contextvars import copy_context
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+import hypothesis
 import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.connection import get_connections
@@ -43,6 +44,10 @@ from tests.support.servers import (
 
 # redis-py looks for its own version on disk whenever it makes a connection, which is a sixth of a short test's time.
 importlib.metadata.version = functools.cache(importlib.metadata.version)
+
+# By default an example that takes more than 0.2 s fails, which happens on busy machines.
+hypothesis.settings.register_profile("without deadline", deadline=None)
+hypothesis.settings.load_profile("without deadline")
 
 ServerT = TypeVar("ServerT", bound=Server)
 EXIT_STATUS = pytest.StashKey[int]()

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import hypothesis
 import pytest
 from coverage import Coverage
 
@@ -143,3 +144,8 @@ def test_a_test_is_counted_once() -> None:
             pytest.TestReport("test", ("", 0, ""), {}, "passed", None, when, start=start, stop=start + 1)  # type: ignore[arg-type]
         )
     assert str(groups.others) == "1 in 4 s"
+
+
+def test_properties_have_no_deadline() -> None:
+    """On a busy machine, an example may take any time."""
+    assert hypothesis.settings().deadline is None
