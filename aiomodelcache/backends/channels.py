@@ -44,12 +44,12 @@ class TrackedSlot:
 class Channel:
     """One server's connection, and the time until which it vouches for the entries that were read on it."""
 
-    __slots__ = ("_ping", "_pinged", "near", "on", "ping_at", "slots", "trusted_until")
+    __slots__ = ("_ping", "_pinged", "near", "on", "ping_at", "since", "slots", "trusted_until")
 
     def __init__(self, near: Keeper) -> None:
         self.on = False
         """True if the server reports changes now."""
-        self.trusted_until = self.ping_at = _NEVER
+        self.trusted_until = self.ping_at = self.since = _NEVER
         self.slots: dict[int, TrackedSlot] = {}
         """The kept keys by slot."""
         self.near = near
@@ -62,13 +62,26 @@ class Channel:
 
     def check(self, now: float) -> float:
         """Pings the server if that is due, so that its entries go on to answer. Returns the time of the next check."""
-        key = next((key for tracked in self.slots.values() for key in tracked.keys), None)
+        key = self._any_key()
         if key is None:
             return _FOR_EVER
         if self.ping_at <= now and not self._pinged:  # also after a time without lookups
             self._pinged = True
             self._ping(key)
         return self.ping_at
+
+    def _any_key(self) -> bytes | None:
+        return next((key for tracked in self.slots.values() for key in tracked.keys), None)
+
+    def ask(self) -> None:
+        """Pings the server, if any of its keys is kept."""
+        if (key := self._any_key()) is not None:
+            self._ping(key)
+
+    def require(self, since: float) -> None:
+        """See ``Near``."""
+        if self.trusted_until < since + self.near.lag:
+            self.since, self.trusted_until, self.ping_at = since, _NEVER, _NEVER
 
     def leave(self, slot: int) -> None:
         """Drops the entries of a slot that this server does not serve any more."""
@@ -92,9 +105,10 @@ class Channel:
 
     def answered(self, sent: float) -> None:
         """See ``Near``."""
-        self.trusted_until = sent + self.near.lag
-        self.ping_at = sent + self.near.lag / 2
-        self._pinged = False
+        if sent >= self.since:
+            self.trusted_until = sent + self.near.lag
+            self.ping_at = sent + self.near.lag / 2
+            self._pinged = False
 
     def invalidate(self, keys: Iterable[bytes] | None) -> None:
         """See ``Near``. None means all keys of this server."""

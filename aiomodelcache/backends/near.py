@@ -1,14 +1,19 @@
 """Entries kept in this process, whose changes the server reports (``CLIENT TRACKING``).
 
 No I/O and no event loop. Readers announce their reads and their results (``expect``, ``keep``). The connection of these
-reads reports the server's messages (``invalidate``, ``answered``, ``lost``). Writers report their writes (``drop``).
-``find`` answers lookups. Must not know what entries mean, beyond their state.
+reads reports the server's messages (``invalidate``, ``answered``, ``lost``). Writers report their writes (``drop``),
+and readers that they have an answer from elsewhere (``catch_up``). ``find`` answers lookups. Must not know what
+entries mean, beyond their state.
 
 **Maximum age of an answer.** Replies and invalidations arrive on one connection, in the order in which the server sent
 them. So when a request is answered, every invalidation is known that the server sent before that request was made.
 Answers are given until ``lag`` seconds after the sending of the last answered request, and no longer. Every answer
 therefore includes all writes that were announced at least ``lag`` seconds before it, whatever the network, the server
 and this process do. The usual delay is much shorter, one message.
+
+**Order.** The database, or another connection, may have told a reader of a write whose invalidation is on its way. When
+the reader has its answer, near entries answer nothing until a request is answered that was sent later (``require``). So
+no later answer is older.
 
 **Placeholders.** A value may be out of date when its reader gets it. An invalidation may follow the reply closely, or a
 writer of this process may be faster on another connection. So a key is kept only if it was not dropped since its read
@@ -28,22 +33,15 @@ from time import monotonic
 from typing import Final, Literal
 
 from aiomodelcache.backends.channels import Channel, TrackedSlot
+from aiomodelcache.backends.covered import Coverage, MixedTicket, Ticket
 from aiomodelcache.backends.frequency import FrequencySketch, UnusedDrops
 from aiomodelcache.encoding.layout import ABSENT, VALUE, VERSION
 from aiomodelcache.observe.events import NearChange
 from aiomodelcache.observe.observers import Observers
 from aiomodelcache.observe.stats import NearCounters, logger
 
-Ticket = list[bytes]
-"""The keys that one read expects. Compared by identity: it must be the list that ``expect`` returned."""
-
 OVERHEAD: Final = 320
 """Approximate bytes that an entry takes in addition to its key and its value."""
-NEAR_TTL_FRACTION: Final = 0.1
-"""Maximum lifetime of a near entry, as a fraction of its lifetime in the store. Beyond it, the entry is read again.
-
-A near entry may outlive the store's entry by this fraction.
-"""
 _SAMPLE: Final = 10
 """Number of counted uses for each entry, after which all counts are halved."""
 _MAX_EXAMINED: Final = 32
@@ -54,7 +52,6 @@ _MAX_USES: Final = 15
 """Maximum number of uses between two examinations that count."""
 _STORABLE_STATES: Final = (VALUE, ABSENT, VERSION)
 _NEVER: Final = float("-inf")
-_FOR_EVER: Final = float("inf")
 
 
 class _Kept:
@@ -69,16 +66,16 @@ class _Kept:
         self.slot = slot
 
 
-class Near:
+class Near(Coverage):
     """The entries that one open cache keeps in this process: at most ``limit`` bytes, those used most often."""
 
     __slots__ = (
-        "_entries", "_frequency", "_limit", "_ping_at", "_pinged", "_policies", "_prefixes", "_trusted_until",
-        "_written", "channels", "counters", "expected", "expecting", "lag", "observers", "on", "ping",
-        "splits", "tick", "tracked_slot",
+        "_entries", "_frequency", "_limit", "_ping_at", "_pinged", "_since", "_trusted_until", "_written", "channels",
+        "counters", "expected", "expecting", "lag", "observers", "on", "ping", "splits", "tick", "tracked_slot",
     )  # fmt: skip
 
     def __init__(self, limit: int, lag: float) -> None:
+        super().__init__()
         self.lag = lag
         self.counters = NearCounters()
         self.ping: Callable[[], None] = lambda: None
@@ -104,35 +101,12 @@ class Near:
         self._written = UnusedDrops()
         self.expected: dict[bytes, Ticket] = {}
         """Placeholders: for each key being read, the ticket of its last read. A server need not track other keys."""
-        self._policies: list[tuple[bytes, float, float]] = []
-        self._prefixes: tuple[bytes, ...] = ()
+        self._since = _NEVER
+        """Answers to requests that were sent earlier do not count."""
         self._trusted_until = _NEVER
         self._ping_at = _NEVER
         """The time at which to ping the server, so that answers continue."""
         self._pinged = False
-
-    # Covered keys ---------------------------------------------------------------------------------
-
-    def cover(self, prefix: bytes, ttl: float, absence_ttl: float) -> None:
-        """Keeps the values of keys with this prefix, unless a longer prefix applies.
-
-        Keeps none if both lifetimes are zero.
-
-        ``ttl`` and ``absence_ttl``: the lifetimes of values and of absences in the store, in seconds.
-        """
-        self._policies = sorted(
-            {*self._policies, (prefix, ttl * NEAR_TTL_FRACTION, absence_ttl * NEAR_TTL_FRACTION)}, key=_longest_first
-        )
-        self._prefixes = tuple([prefix for prefix, ttl, _ in self._policies if ttl])
-
-    def cover_version(self, key: bytes) -> None:
-        """Keeps a version, which lives until the server reports a change."""
-        self.cover(key, _FOR_EVER, _FOR_EVER)
-
-    @property
-    def wanted(self) -> bool:
-        """True if any key is covered."""
-        return bool(self._prefixes)
 
     # Reading --------------------------------------------------------------------------------------
 
@@ -203,16 +177,44 @@ class Near:
     def _not_kept(self, keys: Iterable[bytes]) -> Ticket:
         now, entries, written = monotonic(), self._entries, self._written
         kept = {key for key in keys if (entry := entries.get(key)) is not None and now < entry.until}
-        return [key for key in keys if key not in kept and not written.paused(key, now)]
+        ticket = MixedTicket([key for key in keys if key not in kept and not written.paused(key, now)])
+        ticket.kept = kept
+        return ticket
 
     def keep(self, ticket: Ticket, found: Mapping[bytes, bytes | None]) -> None:
         """Keeps the values that were read. Skips keys that were dropped or announced again since ``expect``."""
+        expected, on = self.expected, self.on
         for key in ticket:
-            if self.expected.get(key) is ticket:
-                del self.expected[key]
+            if expected.get(key) is ticket:
+                del expected[key]
                 value = found.get(key)
-                if value is not None and value[:1] in _STORABLE_STATES and self.on:
+                if on and value is not None and value[:1] in _STORABLE_STATES:
                     self._put(key, value)
+        if type(ticket) is MixedTicket:
+            entries = self._entries
+            if any((kept := entries.get(key)) is None or kept.value != found.get(key) for key in ticket.kept):
+                self.require(self.catch_up())
+
+    def catch_up(self) -> float:
+        """Records that a reader got a newer answer elsewhere, maybe. Returns the time for ``require``.
+
+        Asks the server at once, so that its answer has come when the reader has its own.
+        """
+        now = monotonic()
+        if self.on and self.tracked_slot is None:
+            self.ping()
+        for channel in self.channels:
+            channel.ask()
+        return now
+
+    def require(self, since: float) -> None:
+        """Answers nothing until a request is answered that was sent at ``since`` or later (monotonic)."""
+        if self.channels:
+            for channel in self.channels:
+                channel.require(since)
+            self._ping_at = _NEVER
+        elif self.on and self._trusted_until < since + self.lag:
+            self._since, self._trusted_until, self._ping_at = since, _NEVER, _NEVER
 
     def _put(self, key: bytes, value: bytes) -> None:
         ttl = next(ttls[value[:1] == ABSENT] for prefix, *ttls in self._policies if key.startswith(prefix))
@@ -220,9 +222,10 @@ class Near:
         if not ttl or self._written.paused(key, now):
             self._remove(key)
             return
-        former = self._entries.get(key)
-        used = former.used if former is not None else 0
-        self._remove(key)
+        former, used = self._entries.get(key), 0
+        if former is not None:
+            used = former.used
+            self._remove(key)
         slot = None
         if self.tracked_slot is not None:
             slot = self.tracked_slot(key)
@@ -310,9 +313,10 @@ class Near:
         All invalidations that the server sent before that answer have been reported. Several servers have channels for
         that, and this is the answer to the question which of them has each key.
         """
-        self._trusted_until = sent + self.lag
-        self._ping_at = _NEVER if self.tracked_slot else sent + self.lag / 2
-        self._pinged = False
+        if sent >= self._since:
+            self._trusted_until = sent + self.lag
+            self._ping_at = _NEVER if self.tracked_slot else sent + self.lag / 2
+            self._pinged = False
 
     def invalidate(self, keys: Iterable[bytes] | None) -> None:
         """Drops the keys that the server reports as changed; None means all keys."""
@@ -344,7 +348,3 @@ class Near:
         self.on = False
         self._trusted_until = self._ping_at = _NEVER
         self.drop_all()
-
-
-def _longest_first(policy: tuple[bytes, float, float]) -> int:
-    return -len(policy[0])

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Final
 
 from aiomodelcache.backends.breaker import GuardedBackend, GuardedReadCallback
-from aiomodelcache.backends.near import Ticket
+from aiomodelcache.backends.covered import Ticket
 from aiomodelcache.backends.protocol import PartialFailure
 from aiomodelcache.encoding.together import KeysTogether, KnownKeys, WantedKeys
 from aiomodelcache.engine.observing import HasOperations, operations_of

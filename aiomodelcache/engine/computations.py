@@ -61,4 +61,8 @@ class Computations:
             waiting.fail(self._tasks.cancellation("computation"))
             raise
         else:
+            if self._guarded.near.covers(group[0][1].key):
+                loaded = self._guarded.near.catch_up()
+                for run, _ in group:
+                    run.loaded = loaded
             waiting.resolve(returned)

@@ -173,12 +173,16 @@ class Reader:
                         answer = await self._statements.select(
                             request.entry_set, request.wanted, client, operations, only_pks=request.only_pks
                         )
+                        if request.entry_set.rows.near:
+                            self._see()
                     except Exception as error:
                         answer = answer_without_store(plan.throw(error))
                 elif isinstance(request, ComputeValue):
                     try:
                         computation = self._computations.observed(request.compute(client), operations)
                         answer = ComputedValue(await computation)
+                        if self._near.covers(request.key):
+                            self._see()
                     except Exception as error:
                         answer = answer_without_store(plan.throw(error))
                 else:
@@ -186,6 +190,10 @@ class Reader:
         except StopIteration as stop:
             result: T = stop.value
             return result
+
+    def _see(self) -> None:
+        """Lets no near entry answer that may be older than what the database has just answered."""
+        self._near.require(self._near.catch_up())
 
     def _advance(self, run: RunningPlan, answer: Any, failure: Exception | None = None) -> None:
         """Sends a plan its answer, or throws the failure into it, and queues the request that it yields next."""
@@ -285,9 +293,13 @@ class Reader:
             note_bypass(run.operation, RELAY_LOST)
 
     def _end(self, run: RunningPlan, result: Any, error: Exception | None) -> None:
-        if run in self._running:  # else it has failed in the meantime
-            self._running.discard(run)
-            run.done(result, error)
+        try:
+            self._running.remove(run)
+        except KeyError:  # it has failed in the meantime
+            return
+        if run.loaded is not None:
+            self._near.require(run.loaded)
+        run.done(result, error)
 
     def fail(self, error: Exception) -> None:
         """Fails every lookup that is still in flight, so that no caller waits forever."""

@@ -21,7 +21,9 @@ class NotCached(Exception):
 class RunningPlan:
     """A plan in flight."""
 
-    __slots__ = ("background", "bypass", "done", "near", "only_cache", "operation", "plan", "relay_lost", "unread")
+    __slots__ = (
+        "background", "bypass", "done", "loaded", "near", "only_cache", "operation", "plan", "relay_lost", "unread",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -42,6 +44,8 @@ class RunningPlan:
         """True if that is so because one of its keys could not be read. The same applies then."""
         self.near = True
         """False once the plan has asked the store or the database. Near entries may then be older than its answer."""
+        self.loaded: float | None = None
+        """The time at which the database has answered. Near entries may be older until a later request is answered."""
         self.background = background
         """True if no caller waits for the plan. Without the store such a plan has nothing to do."""
         self.operation: Lookup | None = None

@@ -95,6 +95,10 @@ class Statements:
             for run, _ in group:
                 self._advance(run, None, self._tasks.cancellation("statement"))
             raise
+        if entry_set.rows.near:
+            loaded = self._guarded.near.catch_up()
+            for run, _ in group:
+                run.loaded = loaded
         for run, request in group:
             self._advance(run, {key: answers[key] for key in request.wanted})
 

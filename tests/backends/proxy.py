@@ -25,6 +25,8 @@ class Proxy:
         self.answering = asyncio.Event()
         """Replies are held back while this is not set."""
         self.answering.set()
+        self.held = b""
+        """Only replies on connections on which these bytes were sent are held back."""
         self.doomed: bytes | None = None
         """A connection on which these bytes are sent gets no more replies."""
         self.fate: Literal["lose", "hang up", "drop"] = "lose"
@@ -95,7 +97,7 @@ class Proxy:
             their_reader, their_writer = await asyncio.open_connection(HOST, self.target)
         except OSError:  # the server is down, so the connection is closed
             return
-        doomed = asyncio.Event()
+        doomed, sent = asyncio.Event(), bytearray()
 
         async def end_all_after(work: Callable[[], Awaitable[object]]) -> None:
             with suppress(OSError):
@@ -104,18 +106,19 @@ class Proxy:
 
         try:
             async with anyio.create_task_group() as ends:
-                ends.start_soon(end_all_after, partial(self._pump_requests, reader, their_writer, doomed))
-                ends.start_soon(end_all_after, partial(self._pump_replies, their_reader, writer, doomed))
+                ends.start_soon(end_all_after, partial(self._pump_requests, reader, their_writer, doomed, sent))
+                ends.start_soon(end_all_after, partial(self._pump_replies, their_reader, writer, doomed, sent))
                 ends.start_soon(end_all_after, self._cut.wait)
         finally:
             their_writer.close()
 
     async def _pump_requests(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event, sent: bytearray
     ) -> None:
         while data := await reader.read(65_536):
             before = len(self.requests)
             self.requests += data
+            sent += data
             self._news.set()
             if self.doomed is not None and self.doomed in data:
                 if self.fate == "drop":
@@ -129,7 +132,7 @@ class Proxy:
             await writer.drain()
 
     async def _pump_replies(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, doomed: asyncio.Event, sent: bytearray
     ) -> None:
         while data := await reader.read(65_536):
             self.replies += data
@@ -138,6 +141,7 @@ class Proxy:
                 if self.fate == "hang up":
                     return
                 continue
-            await self.answering.wait()
+            if self.held in sent:
+                await self.answering.wait()
             writer.write(self.edit(data))
             await writer.drain()

@@ -56,7 +56,7 @@ ORDER = {
     "orm": "samples catalogue observed query_filters sql_tables statements remembered hydrate select keyset contextual "
     "stored_values unchanged_rows schema snapshots transactions tables connections relations outcomes changes frozen "
     "query_state query_copies meta key_values fields",
-    "backends": "breaker nodes signed redis memory replication protocol near channels frequency",
+    "backends": "breaker nodes signed redis memory replication protocol near covered channels frequency",
     "backends.redis": "backend parts leasing saving claims commands clients cluster scripts replicas connection url "
     "incarnation errors",
     "backends.redis.cluster": "endpoint tracking reads requests topology tasks node slots",

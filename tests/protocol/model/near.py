@@ -6,6 +6,8 @@ time to arrive. Writers of the process use another connection.
 
 The allowed age of an answer is a commit instead of a time. An answer must be as new as the last commit that was
 acknowledged when the last answered request was sent. The real cache answers nothing after ``near_lag`` from then.
+
+Lookups of the process go forward: an answer must be as new as those that were returned before it began.
 """
 
 from collections.abc import Iterator
@@ -24,7 +26,9 @@ from tests.protocol.model.world import (
     at_rest,
     clear,
     crashed,
+    fill_absent,
     mark,
+    read,
     returned,
     select,
     write,
@@ -51,6 +55,14 @@ class Side(NamedTuple):
     """The last commit of the process itself."""
     losses: int = 0
     """The number of times that the connection may still be lost."""
+    seen: int = 0
+    """The newest commit that a lookup of the process has returned."""
+    trusted: bool = True
+    """False until a request is answered that was sent after the process had last seen a row elsewhere."""
+    era: int = 0
+    """The number of times that it has. A request carries the number of when it was sent."""
+    unmarked: bool = False
+    """True once a mark has failed. The real process then reads nothing from the store until its keys are cleared."""
 
 
 def _with(world: World, **changes: Any) -> World:
@@ -78,24 +90,34 @@ def find() -> Operation:
 
     def run(world: World) -> Iterator[Outcome]:
         kept, side = world.side.kept, world.side
-        if kept is not None:
-            yield Outcome(f"finds {kept} kept", (max(side.good, side.own), kept.row), world)
+        if kept is not None and side.trusted:
+            began = max(side.good, side.own, side.seen)
+            yield Outcome(f"finds {kept} kept", (began, kept.row), _saw(world, kept.row))
         else:
             yield Outcome("finds nothing kept", None, world)
 
     return run
 
 
+def _saw(world: World, row: Row) -> World:
+    return world if world.side.unmarked else _with(world, seen=max(world.side.seen, row.version))
+
+
 def send(ticket: Any) -> Operation:
-    """Leaves a placeholder and sends the request. Answers with the last acknowledged commit."""
+    """Leaves a placeholder and sends the request. Answers with what ``_now`` returns."""
 
     def run(world: World) -> Iterator[Outcome]:
-        yield Outcome("sends: read row", world.floor, _with(world, expected=ticket))
+        yield Outcome("sends: read row", _now(world), _with(world, expected=ticket))
 
     return run
 
 
-def execute(ticket: Any, sent: int) -> Operation:
+def _now(world: World) -> tuple[int, int]:
+    """Returns the oldest commit that a lookup may return if it begins now, and the era."""
+    return max(world.floor, world.side.seen), world.side.era
+
+
+def execute(ticket: Any, sent: tuple[int, int]) -> Operation:
     """Executes the read on the server."""
 
     def run(world: World) -> Iterator[Outcome]:
@@ -116,6 +138,8 @@ def take_reply(ticket: Any, rules: Rules) -> Operation:
                 cell = reply[1]
                 mine = side.expected == ticket or not rules.near_placeholder
                 after = _with(world, arrived=side.arrived - {reply})
+                if isinstance(cell, Entry):
+                    after = _saw(after, cell.row)
                 if mine:
                     after = _with(after, expected=None, kept=cell if isinstance(cell, Entry) else side.kept)
                 kept = ", and keeps it" if mine and isinstance(cell, Entry) else ""
@@ -124,7 +148,30 @@ def take_reply(ticket: Any, rules: Rules) -> Operation:
     return run
 
 
-def answer_ping(sent: int) -> Operation:
+def see(row: Row, rules: Rules) -> Operation:
+    """Gets the row's state from the database, or on another connection."""
+
+    def run(world: World) -> Iterator[Outcome]:
+        after = _saw(world, row)
+        if rules.near_catches_up:
+            after = _with(after, trusted=False, era=world.side.era + 1)
+        yield Outcome(f"gets {row} elsewhere", None, after)
+
+    return run
+
+
+def compare(cell: Any, rules: Rules) -> Operation:
+    """Gets a row that was read on another connection, although it is kept. Compares both."""
+
+    def run(world: World) -> Iterator[Outcome]:
+        same = cell == world.side.kept or not rules.near_compares
+        [(_, _, after)] = see(cell.row, rules)(world)
+        yield Outcome(f"gets {cell}, {world.side.kept} is kept", None, _saw(world, cell.row) if same else after)
+
+    return run
+
+
+def answer_ping(sent: tuple[int, int]) -> Operation:
     """Executes a request that reads nothing on the server."""
 
     def run(world: World) -> Iterator[Outcome]:
@@ -140,10 +187,10 @@ def pinger() -> Body:
 
 
 def moment() -> Operation:
-    """Sends a request that reads nothing. Answers with the last acknowledged commit."""
+    """Sends a request that reads nothing. Answers with what ``_now`` returns."""
 
     def run(world: World) -> Iterator[Outcome]:
-        yield Outcome("sends: PING", world.floor, world)
+        yield Outcome("sends: PING", _now(world), world)
 
     return run
 
@@ -163,14 +210,28 @@ def reader(me: str, rules: Rules, look_ups: int) -> Body:
             yield returned(*kept)
             continue
         ticket = (me, number)
-        began = yield send(ticket)
-        yield execute(ticket, began)
+        sent = yield send(ticket)
+        yield execute(ticket, sent)
         cell = yield take_reply(ticket, rules)
         if isinstance(cell, Entry):
             row = cell.row
         else:
             row = yield select()
-        yield returned(began, row)
+            yield see(row, rules)
+        yield returned(sent[0], row)
+
+
+def mixed_reader(rules: Rules) -> Body:
+    """Looks the row up with others that are not kept, while the row is kept: on another connection."""
+    sent = yield moment()
+    cell = yield read(ROW)
+    if isinstance(cell, Entry):
+        row = cell.row
+        yield compare(cell, rules)
+    else:
+        row = yield select()
+        yield see(row, rules)
+    yield returned(sent[0], row)
 
 
 # Writing --------------------------------------------------------------------------------------------------
@@ -182,7 +243,7 @@ def mark_or_fail(writer: str) -> Operation:
     def run(world: World) -> Iterator[Outcome]:
         for label, _, after in tracked_change(mark(ROW, writer))(world):
             yield Outcome(label, True, after)
-        yield Outcome("mark row: fails", False, world)
+        yield Outcome("mark row: fails", False, _with(world, unmarked=True))
 
     return run
 
@@ -212,11 +273,14 @@ def own_writer(me: str, rules: Rules) -> Body:
     yield visible_in_own_process(acknowledge())
 
 
-def other_writer(me: str) -> Body:
-    """Writes in another process."""
+def other_writer(me: str, fills: bool) -> Body:
+    """Writes in another process, whose readers may fill the row then."""
     yield tracked_change(mark(ROW, me))
     yield write(me)
     yield tracked_change(clear(ROW, me))
+    if fills:
+        row = yield select()
+        yield tracked_change(fill_absent(ROW, Entry(row, (me, 0)), stamp=None, until=None))
 
 
 # The connection -------------------------------------------------------------------------------------------
@@ -232,13 +296,12 @@ def arrivals(rules: Rules, world: World) -> Iterator[Outcome]:
             yield Outcome(f"arrives: {CHANGED}", None, _with(after, kept=None, expected=None))
         else:
             ticket, cell, sent = first
-            good = sent if rules.near_since_sent else world.floor
+            began, era = sent if rules.near_since_sent else _now(world)
             arrived = side.arrived | {(ticket, cell)} if ticket else side.arrived
-            yield Outcome(
-                f"arrives: the reply to {ticket[0] if ticket else 'PING'}",
-                None,
-                _with(after, arrived=arrived, good=good),
-            )
+            after = _with(after, arrived=arrived)
+            if era == side.era:
+                after = _with(after, good=began, trusted=True)
+            yield Outcome(f"arrives: the reply to {ticket[0] if ticket else 'PING'}", None, after)
     if side.losses:
         unanswered = {(message[0], None) for message in side.in_flight if message != CHANGED and message[0]}
         after = _with(
@@ -257,13 +320,18 @@ def system(
     others: int = 0,
     pings: int = 0,
     losses: int = 0,
+    mixed: int = 0,
     warm: bool = True,
 ) -> System[World]:
-    """Returns a system of readers of one process, by the number of their lookups, and writers of all processes."""
+    """Returns a system of readers of one process, by the number of their lookups, and writers of all processes.
+
+    ``mixed``: the number of readers that read other keys, too.
+    """
     processes = [Process(f"R{n}", partial(reader, f"R{n}", rules, number)) for n, number in enumerate(look_ups)]
     processes += [Process(f"W{n}", partial(own_writer, f"W{n}", rules)) for n in range(own)]
-    processes += [Process(f"O{n}", partial(other_writer, f"O{n}")) for n in range(others)]
+    processes += [Process(f"O{n}", partial(other_writer, f"O{n}", mixed > 0)) for n in range(others)]
     processes += [Process(f"P{n}", pinger) for n in range(pings)]
+    processes += [Process(f"M{n}", partial(mixed_reader, rules)) for n in range(mixed)]
     first = Entry(Row(0), ("first", 0))
     side = Side(first if warm else None, tracked=warm, losses=losses)
     world = World((Commit(Row(0), 0),), side=side).put(ROW, first)

@@ -117,6 +117,10 @@ class Rules:
     """A process drops all near entries when it loses the connection."""
     near_since_sent: bool = True
     """Near entries count as fresh since the last answered request was sent, not since its reply."""
+    near_catches_up: bool = True
+    """After the database has answered a lookup, near entries answer once a request is answered that was sent later."""
+    near_compares: bool = True
+    """The same after a kept row was read on another connection and is another one there."""
     near_asks_for_keys: bool = True
     """A ping asks a node about a key, so that a node that has lost its slots does not vouch for entries."""
     near_each_node: bool = True

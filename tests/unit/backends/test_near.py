@@ -339,3 +339,76 @@ def test_a_server_of_several_is_pinged_also_after_a_time_without_lookups(clock: 
     assert pinged == [OTHER]
     channels[1].answered(clock.now)
     assert near.find([OTHER]) == {OTHER: VALUE}
+
+
+# Order ---------------------------------------------------------------------------------------------
+
+
+def test_answers_wait_for_a_request_that_was_sent_after_an_answer_of_the_database(clock: Clock) -> None:
+    near, pings = make(clock), list[float]()
+    near.begin(clock.now, lambda: pings.append(clock.now))
+    read(near, {ROW: VALUE})
+    early = clock.now
+    clock.now += 0.1
+    since = near.catch_up()
+    assert pings == [since]
+    assert found(near, [ROW]) == [VALUE]  # the lookup has not returned yet
+    near.require(since)
+    assert near.find([ROW]) is None
+    assert near.find_two(ROW, ROW) is None
+    near.answered(early)
+    assert near.find([ROW]) is None
+    assert not near.holds(ROW)
+    near.answered(since)
+    assert found(near, [ROW]) == [VALUE]
+
+
+def test_no_lookup_waits_if_the_ping_was_answered_before_the_lookup_returned(clock: Clock) -> None:
+    near = make(clock)
+    read(near, {ROW: VALUE})
+    since = near.catch_up()
+    clock.now += 0.1
+    near.answered(since)
+    near.require(since)
+    assert found(near, [ROW]) == [VALUE]
+
+
+@pytest.mark.parametrize(
+    ("value", "answers"), [(VALUE, True), (VALUE + b"!", False), (None, False), (b"W" + bytes(29), False)]
+)
+def test_a_kept_key_that_was_read_elsewhere_is_compared(clock: Clock, value: bytes | None, answers: bool) -> None:
+    near = make(clock)
+    read(near, {ROW: VALUE, OTHER: VALUE})
+    clock.now += 0.1
+    read(near, {ROW: value, b"amc:r:default:user:1": VALUE})
+    assert (near.find([OTHER]) is not None) is answers
+    near.answered(clock.now)
+    assert near.find([OTHER]) is not None
+
+
+def test_a_key_that_was_dropped_while_it_was_read_elsewhere_counts_as_another(clock: Clock) -> None:
+    near = make(clock)
+    keys = {ROW: VALUE, b"amc:r:default:user:1": VALUE}
+    read(near, {ROW: VALUE, OTHER: VALUE})
+    clock.now += 0.1
+    ticket = near.expect(keys)
+    near.invalidate([ROW])
+    near.keep(ticket, keys)
+    assert near.find([OTHER]) is None
+
+
+def test_each_server_of_several_answers_a_ping_after_an_answer_of_the_database(clock: Clock) -> None:
+    near, channels, pinged = make(clock), list[Channel](), list[bytes]()
+    for key in (ROW, OTHER):
+        channels.append(channel := Channel(near))
+        channel.begin(clock.now, pinged.append)
+        near.tracked_slot = lambda _, channel=channel: channel.slot(0)  # type: ignore[misc]
+        read(near, {key: VALUE})
+    early = clock.now
+    clock.now += 0.1
+    near.require(since := near.catch_up())
+    assert pinged == [ROW, OTHER]
+    channels[0].answered(since)
+    channels[1].answered(early)
+    assert near.find([ROW]) == {ROW: VALUE}
+    assert near.find([OTHER]) is None
