@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sys
+import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -109,7 +110,7 @@ def _run(body: Body, options: dict[str, Any], parameters: dict[str, Any], *, as_
     logger.setLevel(logging.ERROR)  # a command says itself what it finds
     try:
         session = Session(read_settings(options), Output(as_json=as_json))
-        return asyncio.run(body(session, **parameters)) or 0
+        return asyncio.run(_to_the_end(body(session, **parameters))) or 0
     except CacheConfigurationError as error:
         return _fail(str(error), FOUND)
     except BackendError as error:
@@ -126,6 +127,20 @@ def _run(body: Body, options: dict[str, Any], parameters: dict[str, Any], *, as_
         return 130
     finally:
         logger.setLevel(level)
+
+
+async def _to_the_end(work: Coroutine[Any, Any, int | None]) -> int | None:
+    """Awaits work, and then the threads of aiosqlite, for at most a second.
+
+    The thread of a connection that could not be made reports its end to the event loop, although nothing awaits that.
+    """
+    before = set(threading.enumerate())
+    try:
+        return await work
+    finally:
+        for thread in set(threading.enumerate()) - before:
+            if "_connection_worker_thread" in thread.name:
+                await asyncio.to_thread(thread.join, 1.0)
 
 
 def _fail(message: str, status: int) -> int:

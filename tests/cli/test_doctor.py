@@ -2,8 +2,11 @@
 
 import asyncio
 import re
+import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -196,6 +199,25 @@ def test_a_database_that_does_not_answer_is_an_error(healthy: Application) -> No
     level, text, _ = findings(healthy, status=1)["database"]
     assert level == "error"
     assert text.startswith("default does not answer")
+
+
+def test_the_thread_of_a_database_that_does_not_answer_ends_before_the_event_loop(
+    healthy: Application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread would raise an exception that it cannot report, which fails the test."""
+
+    class Slow(SimpleQueue[Any]):
+        def get(self, block: bool = True, timeout: float | None = None) -> Any:
+            found = super().get(block, timeout)
+            if "close_and_stop" in repr(found):
+                time.sleep(0.3)
+            return found
+
+    monkeypatch.setattr("aiosqlite.core.SimpleQueue", Slow)
+    before = set(threading.enumerate())
+    test_a_database_that_does_not_answer_is_an_error(healthy)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(5)
 
 
 def through(application: Application, kind: Any = "of its own", rewrite: Rewrite = unchanged) -> Any:
