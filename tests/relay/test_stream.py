@@ -2,6 +2,7 @@
 """The relay on logical decoding: the tests that are about any source, with this one, and its own."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from time import time
 from typing import Any
 from unittest.mock import AsyncMock
@@ -354,7 +355,11 @@ async def test_a_new_slot_waits_for_the_transactions_that_have_written(
     await create_rows()
     await drop_slots(database)
     monkeypatch.setattr("aiomodelcache.relay.relay.DRAIN_LIMIT", 0.5)
-    async with other_program(db_url) as writer, running(cache) as relay:
+    async with AsyncExitStack() as stack:
+        writer = await stack.enter_async_context(other_program(db_url))
+        await writer("BEGIN")
+        await writer("UPDATE author SET name = 'new' WHERE id = 1")
+        relay = await stack.enter_async_context(running(cache))  # else it may create its slot before
         [status] = relay.statuses
 
         async def fails() -> bool:
@@ -363,8 +368,6 @@ async def test_a_new_slot_waits_for_the_transactions_that_have_written(
         async def works() -> bool:
             return status.claims > 0 and status.failing is None
 
-        await writer("BEGIN")
-        await writer("UPDATE author SET name = 'new' WHERE id = 1")
         await until(fails)
         assert status.claims == 0
         monkeypatch.setattr("aiomodelcache.relay.relay.DRAIN_LIMIT", PATIENCE)
