@@ -104,13 +104,13 @@ class NotFoundError(DoesNotExist):
     status_code: ClassVar[int] = 404
 
 
-MAX_SHOWN: Final = 120
+MAX_SHOWN_CHARACTERS: Final = 120
 """Maximum number of characters of a setting in a message. The end of a longer text is left out."""
 
 
 def shown(value: object) -> str:
     """Returns the ``repr`` of a setting for a message, without the end of a long one."""
     try:
-        return repr(value)[:MAX_SHOWN]
+        return repr(value)[:MAX_SHOWN_CHARACTERS]
     except Exception:  # an integer of too many digits, or a user's own __repr__
         return f"<{type(value).__qualname__}>"

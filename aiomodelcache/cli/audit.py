@@ -33,7 +33,7 @@ from aiomodelcache.orm.connections import bound_models
 from aiomodelcache.orm.meta import attributes_of, column_names, field_class, field_names, full_name
 from aiomodelcache.orm.samples import AuditedRows
 
-BATCH: Final = 100
+ROWS_AT_ONCE: Final = 100
 """Number of rows that are compared at once. They are read with one statement."""
 LEAST_FOR_HINT: Final = 5
 """Number of compared entries from which a column that differs in all of them is taken for another form of values."""
@@ -91,8 +91,8 @@ async def audit_command(
             try:
                 async with limit:
                     pks = await choose(number)
-                    for at in range(0, len(pks), BATCH):
-                        await audit.compare(pks[at : at + BATCH])
+                    for at in range(0, len(pks), ROWS_AT_ONCE):
+                        await audit.compare(pks[at : at + ROWS_AT_ONCE])
                     complete = True
             except TimeoutError:
                 if not limit.expired():

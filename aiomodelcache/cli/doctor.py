@@ -22,7 +22,7 @@ from aiomodelcache.inspection.store import connected
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.catalogue import inspect_columns
 
-MAX_SHOWN: Final = 50
+MAX_REPORTED_WRITES: Final = 50
 """Maximum number of writes in the source that are reported. Beyond it, they are only counted."""
 MEASURED: Final = 15
 """Number of round trips of which the median is taken."""
@@ -73,8 +73,8 @@ def _source(cache: OpenCache, folders: Sequence[Path]) -> list[Finding]:
     tables = {entries.schema.table: entries.schema.name for entries in cache.models.values()}
     tables |= {through.relation.table: through.owner.name for through in cache.many_to_many}
     source = search(folders, tables)
-    found = [_unnoticed(each, tables, folders) for each in source.found[:MAX_SHOWN]]
-    more = len(source.found) - MAX_SHOWN
+    found = [_unnoticed(each, tables, folders) for each in source.found[:MAX_REPORTED_WRITES]]
+    more = len(source.found) - MAX_REPORTED_WRITES
     if more > 0:
         found.append(Finding("warning", "source", f"{more} more writes like these", "Begin with those above."))
     if not source.complete:

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 MAX_FILES: Final = 20_000
 """Maximum number of files that are read. Beyond it, the others are left out, and the command says so."""
-MAX_SIZE: Final = 1_000_000
+MAX_FILE_SIZE: Final = 1_000_000
 """Maximum size of a file in bytes. A larger one is data, and is left out."""
 _LEFT_OUT: Final = frozenset(
     {"__pycache__", "node_modules", "site-packages", "build", "dist", "venv", "env", "migrations", "tests", "test"}
@@ -85,7 +85,7 @@ def files_in(folders: Iterable[Path]) -> Iterator[Path]:
 def unnoticed_in(file: Path, tables: Mapping[str, str]) -> list[Unnoticed]:
     """Returns the unnoticed writes in one file. A file that cannot be read or parsed has none."""
     try:
-        if file.stat().st_size > MAX_SIZE:
+        if file.stat().st_size > MAX_FILE_SIZE:
             return []
         tree = ast.parse(file.read_bytes())
     except (OSError, SyntaxError, ValueError, RecursionError):

@@ -18,7 +18,7 @@ from aiomodelcache.inspection.errors import CommandError
 
 FILE: Final = "pyproject.toml"
 TABLE: Final = "tool.aiomodelcache"
-KEYS: Final = ("tortoise", "url", "namespace", "imports", "config")
+SETTING_NAMES: Final = ("tortoise", "url", "namespace", "imports", "config")
 VARIABLE: Final = "AIOMODELCACHE_"
 """The beginning of the names of environment variables: ``AIOMODELCACHE_URL`` for the key ``url``."""
 
@@ -107,8 +107,8 @@ def _of_file(file: Path | None) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise CommandError(f"{file} cannot be read: {error}.") from error
     for name, value in cast("dict[str, Any]", table).items():
-        if name not in KEYS:
-            raise CommandError(f"[{TABLE}] of {file} has no key {name!r}. Its keys: {', '.join(KEYS)}.")
+        if name not in SETTING_NAMES:
+            raise CommandError(f"[{TABLE}] of {file} has no key {name!r}. Its keys: {', '.join(SETTING_NAMES)}.")
         kind = list if name == "imports" else str
         items = cast("list[object]", value) if name == "imports" and isinstance(value, list) else []
         if not isinstance(value, kind) or not all(isinstance(item, str) for item in items):
@@ -119,7 +119,7 @@ def _of_file(file: Path | None) -> dict[str, Any]:
 
 
 def _of_environment() -> dict[str, Any]:
-    found: dict[str, Any] = {name: os.environ.get(VARIABLE + name.upper()) for name in KEYS}
+    found: dict[str, Any] = {name: os.environ.get(VARIABLE + name.upper()) for name in SETTING_NAMES}
     if found["imports"]:
         found["imports"] = tuple(name.strip() for name in found["imports"].split(",") if name.strip())
     return {name: value for name, value in found.items() if value}

@@ -21,7 +21,7 @@ from aiomodelcache.inspection.targets import find_target
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.query.verification import ANSWERED, ReadEntry, differences, is_still_answered
 
-BATCH: Final = 200
+ENTRIES_AT_ONCE: Final = 200
 """Number of entries that are compared at once. Their rows are read with one statement for each kind of key."""
 _COMPARED: Final = ("row", "index", "list", "many-to-many")
 
@@ -66,8 +66,8 @@ async def verify_command(session: Session, target: str | None, number: int | Non
         owner = owner_of(find_target(view, target)) if target is not None else None
         chunks = survey(view, store, key_map, owner) if number is None else sample(view, store, key_map, number, owner)
         async for chunk in chunks:
-            for at in range(0, len(chunk), BATCH):
-                await compare(view, key_map, chunk[at : at + BATCH], verified, values=values)
+            for at in range(0, len(chunk), ENTRIES_AT_ONCE):
+                await compare(view, key_map, chunk[at : at + ENTRIES_AT_ONCE], verified, values=values)
     data = {
         "compared": verified.compared,
         "stale": verified.stale,

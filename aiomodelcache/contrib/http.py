@@ -43,7 +43,7 @@ ResponseTag = str | Callable[["StarletteRequest"], str | Iterable[str]]
 """The name of a tag, or a function of a request that returns one or several."""
 EndpointT = TypeVar("EndpointT", bound=Callable[..., Any])
 
-MAX_SIZE: Final = 1_048_576
+MAX_RESPONSE_SIZE: Final = 1_048_576
 """Maximum size of the content of a stored response, in bytes, by default. A larger response is sent and not stored."""
 
 
@@ -203,7 +203,7 @@ def _responses(origin: str, settings: ResponseSettings, own_tags: Iterable[Any],
         vary=vary,
         key=None if key is None else lambda scope: key(_starlette_request(scope)),
         session_cookies=session_cookies,
-        max_size=settings.get("max_size", MAX_SIZE),
+        max_size=settings.get("max_size", MAX_RESPONSE_SIZE),
         needs_reads=needs_reads,
     )
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 NAME: Final = "aiomodelcache"
 SECONDS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 """The bounds of the buckets of durations that the conventions advise for databases."""
-KEYS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+KEY_BUCKETS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 """The bounds of the buckets of numbers of keys."""
 Attributes = dict[str, str | int | bool]
 SYSTEMS: Final = {"postgres": "postgresql", "mssql": "microsoft.sql_server", "oracle": "oracle.db"}
@@ -82,7 +82,7 @@ class OpenTelemetryObserver(Observer):
             Computation: durations(f"{NAME}.computation.duration", "Duration of computations of cached values."),
         }
         self._keys: Histogram = meter.create_histogram(
-            f"{NAME}.round_trip.keys", "{key}", "Keys per request.", explicit_bucket_boundaries_advisory=KEYS
+            f"{NAME}.round_trip.keys", "{key}", "Keys per request.", explicit_bucket_boundaries_advisory=KEY_BUCKETS
         )
         self._lookups: Any = meter.create_counter(f"{NAME}.lookups", "{lookup}", "Lookups by class and outcome.")
         self._fills: Any = meter.create_counter(f"{NAME}.fills", "{fill}", "Entries stored, and refused.")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
 NAME: Final = "aiomodelcache"
-PATIENCE: Final = 2.0
+MAX_SCRAPE_WAIT: Final = 2.0
 """Maximum seconds that a scrape in another thread waits for the other processes' counters. Then it has the own ones."""
 
 _BY_CACHE: Final[list[tuple[str, str, str, dict[str, str]]]] = [
@@ -127,7 +127,7 @@ class ModelCacheCollector:
         if fleet is None and not _in_loop(loop := self._cache.open_cache.loop) and loop.is_running():
             reading = asyncio.run_coroutine_threadsafe(self._cache.fleet(), loop)
             try:
-                fleet = reading.result(PATIENCE)
+                fleet = reading.result(MAX_SCRAPE_WAIT)
             except FutureTimeoutError:
                 reading.cancel()
         return fleet or Fleet(self._cache.worker, complete=False)

@@ -23,7 +23,7 @@ from aiomodelcache.orm.sql_tables import UNKNOWN, tables_in
 from aiomodelcache.scopes.bypass import BypassFlag
 from aiomodelcache.scopes.tracking import WRITES, Tracked, Tracker, TrackingBlock
 
-FIRST_POLL_DELAY: Final = 0.005
+FIRST_VERSION_POLL_DELAY: Final = 0.005
 """Seconds before a table version that a writer has marked is read again."""
 MAX_WAITED_FOR: Final = 1_000
 """Maximum number of remembered marks that stayed while they were waited for. Beyond it, all are forgotten."""
@@ -177,7 +177,7 @@ class Derivations:
         """
         if tracker.refusal is not None:
             return
-        until, delay = time.monotonic() + self._config.lease_wait, FIRST_POLL_DELAY
+        until, delay = time.monotonic() + self._config.lease_wait, FIRST_VERSION_POLL_DELAY
         wanted: list[bytes] = [key for key in keys if key not in tracker.versions]
         nodes = self._guarded.nodes
         while wanted and not self._bypass.off and self._guarded.allow_read():

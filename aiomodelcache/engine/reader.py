@@ -30,7 +30,7 @@ from aiomodelcache.engine.relayed import RELAY_LOST, Claims, Relayed
 from aiomodelcache.engine.run import DoneCallback, NotCached, RunningPlan
 from aiomodelcache.engine.sampling import SampledReads, Sampler
 from aiomodelcache.engine.statements import Statements, Waiter
-from aiomodelcache.engine.tasks import CLOSED_MESSAGE, BackgroundTasks
+from aiomodelcache.engine.tasks import CLOSED_DURING_LOOKUP_MESSAGE, BackgroundTasks
 from aiomodelcache.engine.witness import CheckCaller, WitnessedHits, witnessed
 from aiomodelcache.entries.policy import Lifetimes
 from aiomodelcache.exceptions import CacheNotOpen
@@ -310,7 +310,7 @@ class Reader:
 
     def close(self) -> None:
         """Fails the lookups that are still in flight when the cache has closed."""
-        self.fail(CacheNotOpen(CLOSED_MESSAGE))
+        self.fail(CacheNotOpen(CLOSED_DURING_LOOKUP_MESSAGE))
 
 
 def _add_keys(keys: list[bytes], wanted: dict[bytes, None]) -> None:

@@ -11,7 +11,7 @@ from aiomodelcache.exceptions import CacheError, CacheNotOpen
 
 T = TypeVar("T")
 
-CLOSED_MESSAGE: Final = "The cache was closed before this lookup was answered."
+CLOSED_DURING_LOOKUP_MESSAGE: Final = "The cache was closed before this lookup was answered."
 
 CANCEL_GRACE: Final = 10.0
 """Maximum seconds that cancelled tasks may take to end. Beyond it, closing goes on without them."""
@@ -50,7 +50,7 @@ class BackgroundTasks:
 
     def cancellation(self, work: str) -> CacheError:
         """Returns the error of a lookup whose work was cancelled, by the cache that closes or by other code."""
-        return CacheNotOpen(CLOSED_MESSAGE) if self.ended else CacheError(f"The {work} was cancelled.")
+        return CacheNotOpen(CLOSED_DURING_LOOKUP_MESSAGE) if self.ended else CacheError(f"The {work} was cancelled.")
 
     @property
     def busy(self) -> bool:

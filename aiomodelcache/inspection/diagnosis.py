@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
-MIN_VERSION: Final = 5
+MIN_REDIS_VERSION: Final = 5
 """The oldest major version of Redis that the library works with."""
 NEAR_VERSION: Final = 6
 """The oldest major version of Redis that tells its clients of changes."""
@@ -47,8 +47,8 @@ def _settings(*lines: str) -> tuple[str, ...]:
 
 def _version(version: str, *, near: bool) -> Finding:
     major = int(version.partition(".")[0]) if version[:1].isdigit() else 0
-    if major and major < MIN_VERSION:
-        return Finding("error", "version", f"Redis {version} is too old", f"Use Redis {MIN_VERSION} or newer.")
+    if major and major < MIN_REDIS_VERSION:
+        return Finding("error", "version", f"Redis {version} is too old", f"Use Redis {MIN_REDIS_VERSION} or newer.")
     if major and near and major < NEAR_VERSION:
         remedy = f"Use Redis {NEAR_VERSION} or newer, or remove near."
         return Finding("warning", "version", f"Redis {version} cannot report changes, which near needs", remedy)

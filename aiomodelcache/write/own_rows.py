@@ -15,7 +15,7 @@ from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.orm.hydrate import fetch
 from aiomodelcache.orm.outcomes import ends_transaction
 
-MAX_ROWS: Final = 100
+MAX_SAVED_ROWS: Final = 100
 """Maximum number of rows of one model that a transaction stores in the cache. Beyond it, it stores none of them."""
 
 
@@ -40,7 +40,7 @@ async def read_own_rows(client: TransactionalDBClient, intents: Iterable[Intent]
 async def _read_rows(client: TransactionalDBClient, saves: RowSaves) -> None:
     for rows in {id(saved.rows): saved.rows for saved in saves.rows.values()}.values():
         own = {key: saved for key, saved in saves.rows.items() if saved.rows is rows}
-        if len(own) <= MAX_ROWS:
+        if len(own) <= MAX_SAVED_ROWS:
             payloads = await _read_locked(rows, client, [saved.pk for saved in own.values()])
             saves.rows |= {key: saved._replace(payload=payloads.get(key)) for key, saved in own.items()}
 

@@ -242,7 +242,7 @@ def test_time_ends_an_audit_with_the_rows_so_far(orders: Application, monkeypatc
         return limits[-1]
 
     monkeypatch.setattr(audit, "asyncio", SimpleNamespace(timeout=timeout))
-    monkeypatch.setattr(audit, "BATCH", 10)
+    monkeypatch.setattr(audit, "ROWS_AT_ONCE", 10)
     calls, last = iter(range(NUMBER)), 25
 
     async def stops(pk: int) -> Any:

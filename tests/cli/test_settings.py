@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aiomodelcache.cli.settings import KEYS
+from aiomodelcache.cli.settings import SETTING_NAMES
 from tests.support.application import MODULE, Application
 from tests.support.warm import ROOT
 
@@ -71,7 +71,7 @@ def test_every_setting_can_be_set_by_the_environment_alone(filled: Application) 
         "AIOMODELCACHE_IMPORTS": f"json, {MODULE}",
         "AIOMODELCACHE_CONFIG": "caching.CONFIG",
     }
-    assert len(given) == len(KEYS)
+    assert len(given) == len(SETTING_NAMES)
     assert "titles" in filled.process("check", **given).out
     assert filled.process("explain", "titles", "1", "--json", **given).data["source"] == "cache"
     [mark] = [row for row in filled.process("check", "--json", **given).data["caches"] if row["name"] == "Mark"]

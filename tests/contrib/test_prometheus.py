@@ -178,7 +178,7 @@ async def test_a_scrape_in_another_thread_needs_no_refresh(
 async def test_a_thread_does_not_wait_for_a_blocked_loop(
     collector: ModelCacheCollector, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aiomodelcache.contrib.prometheus.PATIENCE", 0.1)
+    monkeypatch.setattr("aiomodelcache.contrib.prometheus.MAX_SCRAPE_WAIT", 0.1)
     texts: list[bytes] = []
     thread = threading.Thread(target=lambda: texts.append(generate_latest(registry)))
     thread.start()

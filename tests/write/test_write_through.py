@@ -486,7 +486,7 @@ async def test_a_transaction_that_a_deadlock_has_rolled_back_stores_what_is_ther
 async def test_a_transaction_with_very_many_rows_stores_none(
     database: BaseDBAsyncClient, cache: ModelCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(own_rows, "MAX_ROWS", 1)
+    monkeypatch.setattr(own_rows, "MAX_SAVED_ROWS", 1)
     async with assert_ops(sql=2, redis=["mark_for_save", "clear"]), in_transaction():
         for number in (1, 2):
             await Account.create(id=number, email=f"{number}@example.org")

@@ -31,7 +31,7 @@ HEALTH_INTERVAL: Final = 10.0
 """Seconds between two examinations of the server."""
 MAX_POINTS: Final = 150
 """Maximum number of measurements that charts show. Beyond it, the oldest are forgotten."""
-MAX_KEYS: Final = 8
+MAX_HOTTEST_KEYS: Final = 8
 """Number of hottest keys that are shown."""
 
 
@@ -145,11 +145,11 @@ class _Watched:
 
     async def state(self, *, answers: bool) -> dict[str, Any]:
         """Returns the health of the store and the hottest keys: by lookups, or by samples of the store without any."""
-        found = self.observer.hottest(MAX_KEYS)
+        found = self.observer.hottest(MAX_HOTTEST_KEYS)
         keys = [self._key_data(key) | {"rate": round(rate, 1)} for key, rate in found]
         if answers and self._store is not None and self._sampled is not None:
             try:
-                sampled = [] if keys or self._store.is_cluster else await self._sampled.measure(MAX_KEYS)
+                sampled = [] if keys or self._store.is_cluster else await self._sampled.measure(MAX_HOTTEST_KEYS)
                 keys = keys or sampled
                 await self._examine(self._store)
             except BackendError:

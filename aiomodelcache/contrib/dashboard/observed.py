@@ -8,7 +8,7 @@ from aiomodelcache.observe.events import Lookup, Observer, Operation
 
 MAX_DURATIONS: Final = 5_000
 """Maximum number of lookups between two measurements whose durations are kept. Beyond it, further ones are not."""
-MAX_KEYS: Final = 20_000
+MAX_COUNTED_KEYS: Final = 20_000
 """Maximum number of keys that are counted. Beyond it, those that are read least are forgotten."""
 _SMOOTHING: Final = 0.3
 """Weight of the latest measurement in the rate of a key. Those before it count less and less."""
@@ -29,7 +29,7 @@ class LookupObserver(Observer):
         """Counts a lookup that has its answer."""
         if not isinstance(operation, Lookup) or operation.background or operation.outcome in _NO_ANSWER:
             return
-        if operation.keys and (operation.keys[0] in self._counts or len(self._counts) < MAX_KEYS):
+        if operation.keys and (operation.keys[0] in self._counts or len(self._counts) < MAX_COUNTED_KEYS):
             self._counts[operation.keys[0]] += 1
         if len(self._durations) < MAX_DURATIONS:
             self._durations.append(operation.duration or 0.0)
@@ -43,7 +43,7 @@ class LookupObserver(Observer):
         for key in {*self._rates, *counts}:
             before = self._rates.get(key, 0.0)
             self._rates[key] = before + _SMOOTHING * (counts[key] / elapsed - before)
-        kept = sorted(self._rates.items(), key=lambda pair: -pair[1])[:MAX_KEYS]
+        kept = sorted(self._rates.items(), key=lambda pair: -pair[1])[:MAX_COUNTED_KEYS]
         self._rates = {key: rate for key, rate in kept if rate > 0.005}
         return round(1000 * durations[int(0.99 * (len(durations) - 1))], 3) if durations else None
 

@@ -12,7 +12,7 @@ from aiomodelcache.contrib.dashboard.feed import INTERVAL, Feed
 from aiomodelcache.contrib.dashboard.http import json_text, start
 from aiomodelcache.exceptions import CacheNotOpen
 
-MAX_SECONDS: Final = 30.0
+MAX_LIFETIME: Final = 30.0
 """Maximum seconds that one response lasts. The browser asks again at once, and is authorized again.
 
 Servers wait for responses in progress when they stop, so it bounds that wait, too.
@@ -22,7 +22,7 @@ STEP: Final = 0.25
 
 
 async def stream(feed: Feed, config: dict[str, Any], receive: Receive, send: Send) -> None:
-    """Sends measurements until the client leaves, the cache closes, the server stops, or ``MAX_SECONDS`` are over."""
+    """Sends measurements until the client leaves, the cache closes, the server stops, or ``MAX_LIFETIME`` are over."""
     await start(send, 200, "text/event-stream", [(b"x-accel-buffering", b"no")])
     async with anyio.create_task_group() as tasks:
 
@@ -45,7 +45,7 @@ async def stream(feed: Feed, config: dict[str, Any], receive: Receive, send: Sen
 
 
 async def _send_measurements(feed: Feed, send: Send) -> None:
-    until = time.monotonic() + MAX_SECONDS
+    until = time.monotonic() + MAX_LIFETIME
     sent = -1
     while time.monotonic() < until and not is_stopping():
         number, state = await feed.latest()

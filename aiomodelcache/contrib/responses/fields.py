@@ -8,7 +8,7 @@ from typing import Final
 Fields = list[tuple[bytes, bytes]]
 """Header fields as ASGI has them: pairs of a name and a value, in order, with repeated names."""
 
-MAX_SECONDS: Final = 2**31
+MAX_DELTA_SECONDS: Final = 2**31
 """Seconds that greater numbers of a field stand for, as in RFC 9111, section 1.2.2."""
 
 _MEMBER: Final = re.compile(rb'(?:[^,"]|"(?:\\.|[^"\\])*"?)+')
@@ -47,7 +47,7 @@ def directives(fields: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes | Non
 
 def seconds(argument: bytes | None) -> int | None:
     """Returns a number of seconds, or None for anything else."""
-    return min(int(argument), MAX_SECONDS) if argument and argument.isdigit() else None
+    return min(int(argument), MAX_DELTA_SECONDS) if argument and argument.isdigit() else None
 
 
 def lifetime(argument: bytes | None) -> int:
