@@ -115,26 +115,27 @@ class BaseValueQuery(CacheQuery[T]):
         errors = result.resilience.errors
         compute: Compute = partial(returning_errors, errors, self._run) if errors else self._run
         if isinstance(result, DerivedEntries):
-            function = partial(self._compute_tracked, cache)
-            if errors:
-                function = partial(returning_errors, errors, function)
+            function: Any = self._compute
+            if cast("Any", type(function)) is partial and not self._records_plainly(function):
+                function = partial(self._compute_tracked, cache)
+            function = partial(returning_errors, errors, function) if errors else function
             compute = partial(result.track, result, function)
         return compute
 
     def _run(self, client: BaseDBAsyncClient | None) -> Awaitable[Any]:
         return self._compute()
 
+    def _records_plainly(self, call: "partial[Any]") -> bool:
+        """Returns True if a call is recorded, and depends on nothing else: on no tag, and no row of an argument."""
+        plain = _PLAIN_TYPES.issuperset(map(type, (*call.args, *call.keywords.values())))
+        return plain and self._declaration.records and not self._declaration.tags
+
     async def _compute_tracked(self, cache: OpenCache) -> Any:
-        call: Any = self._compute
-        tracker = current_tracker()
-        if tracker is None or cast("Any", type(call)) is not partial:
+        call, tracker = cast("Any", self._compute), current_tracker()
+        if tracker is None:
             return await call()
-        args, kwargs = call.args, call.keywords
-        if self._declaration.tags or not _PLAIN_TYPES.issuperset(map(type, (*args, *kwargs.values()))):
-            args, kwargs = await self._depend_on_arguments(cache, tracker, args, kwargs)
-        if self._declaration.records:
-            return await call.func(*args, **kwargs)
-        with TrackingBlock(None):
+        args, kwargs = await self._depend_on_arguments(cache, tracker, call.args, call.keywords)
+        with nullcontext() if self._declaration.records else TrackingBlock(None):
             return await call.func(*args, **kwargs)
 
     async def _depend_on_arguments(
@@ -232,8 +233,7 @@ class ValueCache(BaseValueQuery[T], Generic[T]):
     >>> rate = await Rate("USD")
     >>> await Rate("USD").invalidate()
 
-    The return annotation may name dataclasses, models of pydantic, enums and others; their objects then need no
-    ``codec``.
+    The return annotation may name dataclasses, models of pydantic, enums and others, which then need no ``codec``.
 
     An instance is a query like any other: it is lazy, can be awaited any number of times, and can be part of batches.
     ``timeout``, ``negative_timeout`` (for None) and ``allowtime`` are durations: seconds, a ``timedelta``, or text like

@@ -21,7 +21,7 @@ from aiomodelcache.entries.versions import TableVersions
 from aiomodelcache.exceptions import BackendError, CacheError
 from aiomodelcache.orm.sql_tables import UNKNOWN, tables_in
 from aiomodelcache.scopes.bypass import BypassFlag
-from aiomodelcache.scopes.tracking import WRITES, Tracked, Tracker, TrackingBlock
+from aiomodelcache.scopes.tracking import WRITES, Tracked, Tracker, reset_tracker, set_tracker
 
 FIRST_VERSION_POLL_DELAY: Final = 0.005
 """Seconds before a table version that a writer has marked is read again."""
@@ -80,35 +80,31 @@ class Derivations:
         """
         if client is not None:
             return await function()
-        tracker, before = self.tracker(derived.name, versions), self._activity()
+        tracker, before = Tracker(self._guarded, derived.name, self._before_statement, versions), self._activity()
         if derived.limited:
             tracker.send_admitted = partial(self._overloads.send, derived.name, derived.counters)
         if derived.rows is not None:
             tracker.declared, tracker.exempt = True, derived.rows.table_key
-        with TrackingBlock(tracker):
+        token = set_tracker(tracker)  # written out, as a block takes three calls
+        try:
             if derived.depends_on:
                 tracker.declared = True
                 await self.depend_on(tracker, derived.depends_on)
             value = await function()
-        dependencies = tracker.dependencies
-        warns = self._config.untracked_reads == "warn" and not (tracker.untracked or tracker.declared)
-        if tracker.unseen is WRITES:
-            if warns:
-                derived.counters.warn_once("unrecorded", _UNRECORDED, derived.name, tracker.unseen)
-        elif not dependencies and tracker.refusal is None and tracker.unseen is None and self._activity() != before:
-            tracker.unrecorded("it was read by a task that began earlier, or not at all")
-            if warns:
-                derived.counters.warn_once("unattributed", _UNATTRIBUTED, derived.name)
-        if tracker.unseen is not None and not tracker.declared:
-            tracker.refuse(tracker.unseen)
+        finally:
+            tracker.end()
+            reset_tracker(token)
+        number = len(tracker.recorded)
+        if not number or tracker.unseen is not None:
+            self._judge_unseen(derived, tracker, before)
         if tracker.unfinished:
             tracker.refuse("a lookup or a statement that it began failed, or had not ended")
         if tracker.pending:
             tracker.refuse("what it depends on was not read before it")
         if tracker.untracked:
             self._report(derived, tracker)
-        if len(dependencies) > MANY_DEPENDENCIES:
-            number = self._versions.count_without_epochs(dependencies.keys())
+        if number > MANY_DEPENDENCIES:
+            number = self._versions.count_without_epochs(tracker.recorded.keys())
             if number > MANY_DEPENDENCIES:
                 tracker.needed |= tracker.used
             if number > MAX_DEPENDENCIES:
@@ -117,6 +113,19 @@ class Derivations:
         if tables is None or not tracker.needed <= tables:
             derived.tables = tracker.needed.union(tables or ())
         return Tracked(value, tracker)
+
+    def _judge_unseen(self, derived: DerivedEntries, tracker: Tracker, before: int) -> None:
+        """Refuses a result of reads that could not be recorded, and warns once. ``before``: the former activity."""
+        warns = self._config.untracked_reads == "warn" and not (tracker.untracked or tracker.declared)
+        if tracker.unseen is WRITES:
+            if warns:
+                derived.counters.warn_once("unrecorded", _UNRECORDED, derived.name, tracker.unseen)
+        elif not tracker.recorded and not tracker.refusal and tracker.unseen is None and self._activity() != before:
+            tracker.unrecorded("it was read by a task that began earlier, or not at all")
+            if warns:
+                derived.counters.warn_once("unattributed", _UNATTRIBUTED, derived.name)
+        if tracker.unseen is not None and not tracker.declared:
+            tracker.refuse(tracker.unseen)
 
     async def is_unchanged(self, tracker: Tracker) -> bool:
         """Returns True if everything that a tracker has recorded is as it was. False if it could not be recorded."""

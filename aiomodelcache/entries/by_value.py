@@ -4,7 +4,7 @@ A result class is not among them: its entries do not depend on the table of its 
 from their own rows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from sys import getsizeof
 from typing import Any, Final
@@ -94,9 +94,9 @@ class ByValueEntries(DerivedEntries):
             count_mismatched(self.counters, self.name, reason(error))
             return NoValue.MISS
 
-    def _pack_content(self, value: Any, dependencies: Sequence[bytes]) -> bytes:
+    def _pack_content(self, value: Any) -> bytes:
         if type(value) is Raised:
-            return super()._pack_content(value, dependencies)
+            return super()._pack_content(value)
         try:
             return self._instances.encode(value)
         except EncodeError:

@@ -4,6 +4,7 @@ A value is current while each key that it depends on still begins with the bytes
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -24,6 +25,8 @@ MANY_DEPENDENCIES: Final = 48
 _encode_dependencies = msgspec.msgpack.Encoder().encode
 _decode_dependencies: Final = msgspec.msgpack.Decoder(list[bytes])
 _LENGTH_SIZE: Final = 4
+_PACKED_TOKEN: Final = b"\xc4%c" % PREFIX_SIZE
+"""The bytes before each token in a packed list."""
 
 
 class KnownDependencies(Prediction):
@@ -34,7 +37,7 @@ class KnownDependencies(Prediction):
     Also remembers the tokens of one entry, so that a hit of the same entry need not decode them.
     """
 
-    __slots__ = ("header", "number", "seen", "shared", "start", "tokens")
+    __slots__ = ("_head", "_order", "_sort", "header", "number", "seen", "shared", "start", "tokens")
 
     def __init__(self, keys: list[bytes], number: int | None = None) -> None:
         super().__init__([], keys)
@@ -48,11 +51,36 @@ class KnownDependencies(Prediction):
         """False if the entry's value is not worth keeping decoded."""
         self.start = 0
         """The place in the entry's payload where the value begins. It refers to no rows and is not nested too deep."""
+        self._order: list[bytes] = []
+        """The dependencies in the order in which a computation has recorded them."""
+        self._head = b""
+        """All but the tokens of what ``pack_dependencies`` returns for them."""
+        self._sort: Callable[[list[bytes]], tuple[bytes, ...]]
+        """Returns tokens in that order in the order of the keys."""
 
     def remember(self, entry: bytes, tokens: list[bytes], start: int) -> None:
         """Remembers an entry with these dependencies. Its header includes its token and checksum."""
         self.header = self.seen = entry[HEADER]
         self.tokens, self.start, self.shared = tokens, start, True
+
+    def pack(self, recorded: dict[bytes, bytes]) -> bytes:
+        """Returns what ``pack_dependencies`` does, if ``recorded`` are the remembered keys in the same order.
+
+        Else empty bytes. Keys that are packed already need not be looked up one by one.
+        """
+        if not self._order or [*recorded] != self._order:
+            return b""
+        tokens = b"".join(recorded.values())
+        packed = self._head + _PACKED_TOKEN.join((b"", *self._sort([*recorded.values()])))
+        return packed if len(tokens) == len(recorded) * PREFIX_SIZE else b""
+
+    def remember_order(self, recorded: dict[bytes, bytes], packed: bytes) -> None:
+        """Remembers the dependencies for ``pack``. ``packed``: what ``pack_dependencies`` has returned for them."""
+        self._order = [*recorded] if self.number > 1 else []
+        if self._order:
+            places = {key: place for place, key in enumerate(self._order)}
+            self._sort = itemgetter(*[places[key] for key in self.keys[: self.number]])
+            self._head = packed[: len(packed) - self.number * (len(_PACKED_TOKEN) + PREFIX_SIZE)]
 
 
 class DerivedValue(NamedTuple):
@@ -118,8 +146,8 @@ class DerivedEntries(ResultEntries):
     @property
     def tables_to_read(self) -> Sequence[bytes]:
         """The table versions to read before a computation: those that were needed before, or all of a small schema."""
-        if (tables := self.tables) is not None:
-            return [*tables]
+        if self._needed:
+            return [*self._needed[0]]
         return self.all_tables if len(self.all_tables) <= MAX_DEPENDENCIES else self.depends_on
 
     def may_be_younger(self, entry: bytes | None, known: Prediction) -> bool:
@@ -132,13 +160,12 @@ class DerivedEntries(ResultEntries):
             return False
         return not isinstance(known, KnownDependencies) or entry[HEADER] != known.seen
 
-    def _pack_value(self, value: Any, dependencies: Sequence[bytes]) -> bytes:
-        pairs = _encode_dependencies(dependencies)
-        return len(pairs).to_bytes(_LENGTH_SIZE) + pairs + self._pack_content(value, dependencies)
+    def _pack_value(self, value: Any, dependencies: bytes) -> bytes:
+        return b"".join((len(dependencies).to_bytes(_LENGTH_SIZE), dependencies, self._pack_content(value)))
 
-    def _pack_content(self, value: Any, dependencies: Sequence[bytes]) -> bytes:
+    def _pack_content(self, value: Any) -> bytes:
         """Returns the bytes of a value alone. Raises ``EncodeError``."""
-        return super()._pack_value(value, dependencies)
+        return super()._pack_value(value, b"")
 
     def derived_hit(self, entry: bytes, epoch: bytes, read: Iterable[bytes | None], known: Prediction) -> Any | Miss:
         """Returns the value of a ``V`` entry as ``hit`` does, if its dependencies are ``known`` and unchanged.
@@ -176,6 +203,12 @@ class DerivedEntries(ResultEntries):
     def _unpack_value(self, payload: bytes, decode: Callable[[bytes], Any]) -> DerivedValue:
         keys, tokens, start = split(payload)
         return DerivedValue(keys, tokens, decode(payload[start:]), start)
+
+
+def pack_dependencies(recorded: Mapping[bytes, bytes]) -> tuple[list[bytes], bytes]:
+    """Returns the keys of dependencies, sorted, so that equal results have equal bytes. And all as one list, packed."""
+    keys = sorted(recorded)
+    return keys, _encode_dependencies([*keys, *map(recorded.__getitem__, keys)])
 
 
 def split(payload: bytes) -> tuple[list[bytes], list[bytes], int]:

@@ -188,10 +188,10 @@ class ResultEntries:
     def _unpack_value(self, payload: bytes, decode: Callable[[bytes], Any]) -> Any:
         return decode(payload)
 
-    def entry(self, token: bytes, epoch: bytes | None, value: Any, dependencies: Sequence[bytes] = ()) -> bytes:
+    def entry(self, token: bytes, epoch: bytes | None, value: Any, dependencies: bytes = b"") -> bytes:
         """Returns the entry of a computed value, empty if the value must not be stored.
 
-        ``dependencies``: their keys, and then their tokens.
+        ``dependencies``: as ``pack_dependencies`` returns them.
 
         A value that cannot be encoded is counted, and logged once.
         """
@@ -206,7 +206,7 @@ class ResultEntries:
         kind = self.errors if self.errors is not None and type(value) is Raised else self
         return pack(VALUE, token, kind.fingerprint + epoch[1:], now_ms(), payload)
 
-    def _pack_value(self, value: Any, dependencies: Sequence[bytes]) -> bytes:
+    def _pack_value(self, value: Any, dependencies: bytes) -> bytes:
         if self.errors is not None and type(value) is Raised:
             return self.errors.encode(value.error)
         try:

@@ -119,9 +119,10 @@ class TableVersions:
         Epochs do not count. A version can stand for entries only if it was read before them.
         """
         by_table: dict[bytes, list[bytes]] = {}
+        late = tracker.late
         for key in tracker.dependencies:
             table = next((table for prefix, table in self._prefixes if key.startswith(prefix)), None)
-            if table is not None and table in tracker.versions and table not in tracker.late:
+            if table is not None and table in tracker.versions and table not in late:
                 by_table.setdefault(table, []).append(key)
         for table, keys in sorted(by_table.items(), key=lambda pair: -len(pair[1])):
             if self.count_without_epochs(tracker.dependencies.keys()) > limit:

@@ -1,7 +1,7 @@
 """Plans of lookups of computed results, by the same protocol as rows and indexes."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ from aiomodelcache.encoding.messages import reason
 from aiomodelcache.encoding.together import ReadTogether
 from aiomodelcache.encoding.values import InstanceReference
 from aiomodelcache.entries.base import VALUE_BYTE, Miss, NoValue, count_undecodable, is_version, now_ms
-from aiomodelcache.entries.derived import DerivedEntries, DerivedValue, KnownDependencies
+from aiomodelcache.entries.derived import DerivedEntries, DerivedValue, KnownDependencies, pack_dependencies
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.predictions import Prediction, Predictions
 from aiomodelcache.entries.raised import Raised
@@ -64,9 +64,10 @@ def _find_or_compute(
     result: ResultEntries, key: bytes, compute: Compute, predictions: Predictions, *, forced: bool
 ) -> Plan[Any]:
     prediction = predictions.predict(key)
-    epoch, entry, *prefetched = yield Read(prediction.together or [result.epoch_of(key), key, *prediction.keys])
+    values = yield Read(prediction.together or [result.epoch_of(key), key, *prediction.keys])
+    epoch, entry = values[:2]
     if not forced and entry is not None:
-        found = dict(zip(prediction.keys, prefetched, strict=True))
+        found = dict(zip(prediction.keys, values[2:], strict=True))
         if isinstance(result, DerivedEntries) and result.may_be_younger(entry, prediction):
             found = {}
         value = yield from _read_value(result, key, entry, epoch, found, predictions)
@@ -157,8 +158,8 @@ def _keep(
     """Stores a computed value under the lease, if it was granted, and a copy of it. Returns the caller's own value."""
     granted = acquired.values[0] == LEASE + acquired.attempt.token
     known = predictions.get(key)
-    keys, tokens = _recorded(computed.tracker, known)
-    entry, ttl = _entry(result, acquired.attempt.token, acquired.versions[0], computed, [*keys, *tokens])
+    keys, dependencies = _dependencies(computed.tracker, known)
+    entry, ttl = _entry(result, acquired.attempt.token, acquired.versions[0], computed, dependencies)
     own = [(acquired.attempt, key, entry, ttl)] if granted else []
     fills = [*own, *last_good.fills(entry, computed.value, ttl)]
     result.counters.warned.discard("failed")
@@ -167,12 +168,14 @@ def _keep(
         if entry and granted:
             result.counters.fills += stored[0]
             result.counters.refused += not stored[0]
-    if granted and computed.tracker is not None:
+    if granted and keys is not None and computed.tracker is not None:
         if not isinstance(known, KnownDependencies):
-            predictions.learn_keys(key, KnownDependencies(keys))
+            predictions.learn_keys(key, known := KnownDependencies(keys))
         elif known.keys[: known.number] != keys:
             rows = known.keys[known.number :]
-            predictions.learn_keys(key, KnownDependencies(list(dict.fromkeys([*keys, *rows])), len(keys)))
+            known = KnownDependencies(list(dict.fromkeys([*keys, *rows])), len(keys))
+            predictions.learn_keys(key, known)
+        known.remember_order(computed.tracker.recorded, dependencies)
     return computed.take()
 
 
@@ -193,8 +196,8 @@ def _recompute(
         last_good = LastGood(result, key, of_copy)
     releases = last_good.fills() if last_good is not None else ()
     computed = yield from compute_or_release(key, compute, releases, counters=result.counters)
-    keys, tokens = _recorded(computed.tracker)
-    entry, ttl = _entry(result, attempt.token, acquired.versions[0], computed, [*keys, *tokens])
+    _, dependencies = _dependencies(computed.tracker)
+    entry, ttl = _entry(result, attempt.token, acquired.versions[0], computed, dependencies)
     if last_good is not None and (fills := last_good.fills(entry, computed.value, ttl)):
         yield StoreFills(fills)
     return [(attempt, key, entry, ttl)] if entry else []
@@ -215,25 +218,17 @@ def _extend(result: ResultEntries, key: bytes, entry: bytes, value: Any) -> Plan
     return True
 
 
-def _recorded(tracker: Tracker | None, known: Prediction | None = None) -> tuple[list[bytes], list[bytes]]:
-    """Returns the keys of the dependencies and their tokens, sorted, so that equal results have equal bytes.
-
-    ``known``: the former dependencies, which are sorted already.
-    """
+def _dependencies(tracker: Tracker | None, known: Prediction | None = None) -> tuple[list[bytes] | None, bytes]:
+    """Returns the keys of the dependencies, or None if they are as ``known``, and all of them as they are stored."""
     if tracker is None:
-        return [], []
-    dependencies = tracker.dependencies
-    if isinstance(known, KnownDependencies) and known.number == len(dependencies):
-        keys = known.keys[: known.number]
-        tokens: list[Any] = list(map(dependencies.get, keys))
-        if None not in tokens:
-            return keys, tokens
-    keys = sorted(dependencies)
-    return keys, list(map(dependencies.__getitem__, keys))
+        return None, b""
+    if isinstance(known, KnownDependencies) and (packed := known.pack(tracker.recorded)):
+        return None, packed
+    return pack_dependencies(tracker.recorded)
 
 
 def _entry(
-    result: ResultEntries, token: bytes, epoch: bytes | None, computed: Computed, dependencies: Sequence[bytes]
+    result: ResultEntries, token: bytes, epoch: bytes | None, computed: Computed, dependencies: bytes
 ) -> tuple[bytes, int]:
     """Returns the entry of a computed value and its lifetime in milliseconds. Empty if it must not be stored."""
     ttl = result.ttl(computed.value) if computed.storable else 0

@@ -142,11 +142,9 @@ class TrackedHits:
 
     def settle(self) -> None:
         """Adds what answered to the tracker. Idempotent."""
-        self.turn_to({})
+        self.turn_to(self.entries)
         self._take_tokens()
         read, tokens, tracker = self._read, self._tokens, self.tracker
-        tables, known = self.versions.tables_by_epoch({*read, *self.missed}), tracker.versions
-        tracker.use(tables.values(), known if len(known) == self._known else frozenset(islice(known, self._known)))
         joined = b"".join(tokens)
         if len(joined) != PREFIX_SIZE * len(tokens) or joined[::PREFIX_SIZE].strip(_TOKEN_STATES):
             pairs = [(key, token) for key, token in zip(read, tokens, strict=True) if token[:1] in _TOKENS]
@@ -154,7 +152,16 @@ class TrackedHits:
         found = dict(zip(read, tokens, strict=True))
         if len(found) < len(read) and list(map(found.__getitem__, read)) != tokens:
             tracker.refuse(CHANGED)
-        tracker.add_all(found)
+        if tracker.recorded:
+            tracker.add_all(found)
+        else:
+            tracker.recorded = found
+
+    def use_tables(self) -> None:
+        """Notes the tables whose entries were read. Idempotent."""
+        self.turn_to(self.entries)
+        tables, known = self.versions.tables_by_epoch({*self._read, *self.missed}), self.tracker.versions
+        self.tracker.use(tables.values(), frozenset(islice(known, self._known)))
 
 
 class _Record:

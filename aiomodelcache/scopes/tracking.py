@@ -21,40 +21,49 @@ class Unsettled(Protocol):
         """Adds it to the dependencies. Idempotent."""
         ...
 
+    def use_tables(self) -> None:
+        """Notes the tables whose entries were read. Idempotent."""
+        ...
+
 
 _EMPTY: Final[frozenset[Any]] = frozenset()
-"""One set for all that stay empty, because every miss makes a tracker."""
 CHANGED: Final = "something that it was read from changed meanwhile"
 WRITES: Final = "it writes to the database or opens a transaction"
 
 
 class Tracker:
-    """The keys in the store that one computation depends on, each with the first bytes that its value had."""
+    """The keys in the store that one computation depends on, each with the first bytes that its value had.
 
-    __slots__ = (
-        "_dependencies",
-        "_unsettled",
-        "before_statement",
-        "declared",
-        "exempt",
-        "groups",
-        "hits",
-        "late",
-        "name",
-        "needed",
-        "over",
-        "owner",
-        "pending",
-        "refusal",
-        "selects_rows",
-        "send_admitted",
-        "statements",
-        "unfinished",
-        "unseen",
-        "untracked",
-        "used",
-        "versions",
-    )
+    What most computations leave as it is belongs to the class, because every miss makes a tracker.
+    """
+
+    send_admitted: SendAdmitted | None = None
+    """The way of the computation's statements, or None if they wait for nothing."""
+    selects_rows = False
+    """True if the next statement returns whole rows, in which columns in ``queries_ignore`` may be of any age."""
+    exempt: bytes | None = None
+    """The version of a table that statements do not depend on."""
+    declared = False
+    """True if the computation has declared what it depends on beside what can be seen."""
+    untracked: frozenset[str] = _EMPTY
+    """The tables that were read although writes to them are not noticed."""
+    pending: frozenset[bytes] = _EMPTY
+    """Table versions that were declared and not read yet."""
+    needed: frozenset[bytes] = _EMPTY
+    """The keys of the table versions that the result depends on, or would if they had been read in time."""
+    hits: Unsettled | None = None
+    """The record of lookups that begin now, or None if a table version was learnt since."""
+    unfinished = 0
+    """The number of lookups and statements that have begun and not ended."""
+    statements: frozenset[tuple[str, str]] = _EMPTY
+    """The statements whose tables are dependencies already, with the names of their connections."""
+    refusal: str | None = None
+    """The first reason for which the result must not be stored."""
+    unseen: str | None = None
+    """The first reason for which a read could not be recorded."""
+    over = False
+    _used: frozenset[bytes] = _EMPTY
+    _late: frozenset[bytes] = _EMPTY
 
     def __init__(
         self,
@@ -67,67 +76,57 @@ class Tracker:
         """The guarded backend that the tokens belong to."""
         self.name = name
         self.before_statement = before_statement
-        self.send_admitted: SendAdmitted | None = None
-        """The way of the computation's statements, or None if they wait for nothing."""
-        self.selects_rows = False
-        """True if the next statement returns whole rows, in which columns in ``queries_ignore`` may be of any age."""
+        self.recorded: dict[bytes, bytes] = {}
+        """The tokens of what was read, by key. Complete when the tracker has ended."""
+        self._records: list[Unsettled] = []
+        """The records of lookups whose keys may be no dependencies yet."""
+        self.versions: dict[bytes, bytes] = dict(versions)
+        """Table versions that were read before the tables were, by key. They may become dependencies."""
         self.groups: dict[bytes, list[bytes]] = {}
         """Keys that stand for a table's version in the next statement that names the table once."""
-        self.exempt: bytes | None = None
-        """The version of a table that statements do not depend on."""
-        self.declared = False
-        """True if the computation has declared what it depends on beside what can be seen."""
-        self.untracked: frozenset[str] = _EMPTY
-        """The tables that were read although writes to them are not noticed."""
-        self.pending: frozenset[bytes] = _EMPTY
-        """Table versions that were declared and not read yet."""
-        self.used: frozenset[bytes] = _EMPTY
-        """The keys of the versions of tables whose entries were read."""
-        self.needed: frozenset[bytes] = _EMPTY
-        """The keys of the table versions that the result depends on, or would if they had been read in time."""
-        self._dependencies: dict[bytes, bytes] = {}
-        self.hits: Unsettled | None = None
-        """The record of lookups that begin now, or None if a table version was learnt since."""
-        self._unsettled: list[Unsettled] = []
-        """The records of lookups whose keys may be no dependencies yet."""
-        self.versions: dict[bytes, bytes] = dict(versions) if versions else {}
-        """Table versions that were read before the tables were, by key. They may become dependencies."""
-        self.late: frozenset[bytes] = _EMPTY
-        """The keys of table versions that were not known when entries of the table were read."""
-        self.unfinished = 0
-        """The number of lookups and statements that have begun and not ended."""
-        self.statements: frozenset[tuple[str, str]] = _EMPTY
-        """The statements whose tables are dependencies already, with the names of their connections."""
-        self.refusal: str | None = None
-        """The first reason for which the result must not be stored."""
-        self.unseen: str | None = None
-        """The first reason for which a read could not be recorded."""
-        self.over = False
 
     @property
     def dependencies(self) -> dict[bytes, bytes]:
         """The tokens of all that was read, by key."""
-        for hits in self._unsettled:
-            hits.settle()
-        return self._dependencies
+        if not self.over:
+            for record in self._records:
+                record.settle()
+        return self.recorded
+
+    @property
+    def used(self) -> frozenset[bytes]:
+        """The keys of the versions of tables whose entries were read."""
+        for record in self._records:
+            record.use_tables()
+        return self._used
+
+    @property
+    def late(self) -> frozenset[bytes]:
+        """The keys of table versions that were not known when entries of the table were read."""
+        for record in self._records:
+            record.use_tables()
+        return self._late
 
     def end(self) -> None:
         """Ends the record. Later reads are no dependencies."""
-        self._dependencies, self._unsettled, self.over = self.dependencies, [], True
+        if not self.over:
+            for record in self._records:
+                record.settle()
+            self.over = True
 
     def note(self, hits: Unsettled) -> None:
         """Notes what will have answered lookups that begin now."""
         self.hits = hits
-        self._unsettled.append(hits)
+        self._records.append(hits)
 
     def add(self, key: bytes, token: bytes) -> None:
         """Adds a dependency. If it was another one before, it was changed while the result was computed."""
-        if self._dependencies.setdefault(key, token) != token:
+        if self.recorded.setdefault(key, token) != token:
             self.refuse(CHANGED)
 
     def add_all(self, tokens: Mapping[bytes, bytes]) -> None:
         """Adds dependencies, each as ``add`` does."""
-        known = self._dependencies
+        known = self.recorded
         for key in known.keys() & tokens.keys():
             if known[key] != tokens[key]:
                 self.refuse(CHANGED)
@@ -151,8 +150,8 @@ class Tracker:
 
     def use(self, tables: Collection[bytes], known: Collection[bytes]) -> None:
         """Notes that entries of tables were read. ``known``: the versions of tables that were known before."""
-        self.used = self.used.union(tables)
-        self.late = self.late.union(set(tables).difference(known))
+        self._used = self._used.union(tables)
+        self._late = self._late.union(set(tables).difference(known))
 
     def learn(self, versions: Iterable[tuple[bytes, bytes | None]]) -> None:
         """Stores table versions that have just been read. A version that was known before stays."""
@@ -184,6 +183,11 @@ _current: Final[ContextVar[Tracker | None]] = ContextVar("aiomodelcache_tracker"
 
 latest_tracker: Final[Callable[[], Tracker | None]] = _current.get
 """Returns the tracker of the computation that this task belongs to, which may be over, or None."""
+
+set_tracker: Final = _current.set
+"""Sets the tracker of the current context. Returns a token for ``reset_tracker``."""
+reset_tracker: Final = _current.reset
+"""Sets the tracker of the current context to the one before."""
 
 
 def current_tracker() -> Tracker | None:
