@@ -4,8 +4,9 @@ A value is current while each key that it depends on still begins with the bytes
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
+from itertools import islice
 from operator import itemgetter
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
@@ -25,6 +26,7 @@ MANY_DEPENDENCIES: Final = 48
 _encode_dependencies = msgspec.msgpack.Encoder().encode
 _decode_dependencies: Final = msgspec.msgpack.Decoder(list[bytes])
 _LENGTH_SIZE: Final = 4
+_prefix: Final[Callable[[bytes | None], bytes]] = cast("Any", itemgetter(PREFIX))
 _PACKED_TOKEN: Final = b"\xc4%c" % PREFIX_SIZE
 """The bytes before each token in a packed list."""
 
@@ -170,7 +172,8 @@ class DerivedEntries(ResultEntries):
     def derived_hit(self, entry: bytes, epoch: bytes, read: Iterable[bytes | None], known: Prediction) -> Any | Miss:
         """Returns the value of a ``V`` entry as ``hit`` does, if its dependencies are ``known`` and unchanged.
 
-        ``read``: what was read together with it under the keys of ``known``. Raises an exception for damaged bytes.
+        ``read``: what was read together with it under the keys of ``known``. Raises an exception for damaged bytes,
+        and if nothing was read under one of the keys.
         """
         if entry[GUARD] != self.fingerprint + epoch[1:] or not isinstance(known, KnownDependencies):
             return NoValue.MISS
@@ -184,9 +187,9 @@ class DerivedEntries(ResultEntries):
             if keys != known.keys[: len(keys)] or not self.is_plain(payload[start:]):
                 return NoValue.MISS
             known.remember(entry, tokens, start)
-        for value, token in zip(read, known.tokens, strict=False):  # keys of rows may follow
-            if value is None or value[PREFIX] != token:
-                return NoValue.MISS
+        tokens = known.tokens
+        if [*map(_prefix, islice(read, len(tokens)))] != tokens:  # keys of rows may follow
+            return NoValue.MISS
         return self.decode(payload[known.start :]) if shared is None else self.copy_of(shared)
 
     def find_shared(self, entry: bytes, known: KnownDependencies) -> Any:
