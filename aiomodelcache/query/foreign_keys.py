@@ -4,7 +4,7 @@ Replaces the property by which Tortoise resolves a foreign key that was not fetc
 change, and only the declared relations. Without an open cache, the property behaves as Tortoise's own.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any, ClassVar
 
 from tortoise.models import Model
@@ -47,7 +47,11 @@ class ForeignKeyQuery(FieldsQuery[Any]):
 class NullForeignKey(CacheQuery[None]):
     """The relation of a foreign key that is null: None, without I/O. It is false, as Tortoise's own object is."""
 
-    __slots__ = ()
+    __slots__ = ("_model",)
+
+    def __init__(self, model: type[Model]) -> None:
+        super().__init__()
+        self._model = model
 
     def __repr__(self) -> str:
         return "<relation of a null foreign key>"
@@ -60,6 +64,9 @@ class NullForeignKey(CacheQuery[None]):
 
     def transaction(self, cache: OpenCache) -> None:
         return None
+
+    def located(self, cache: OpenCache) -> tuple[Any, Iterable[bytes]]:
+        return cache.entries_of(self._model).rows, ()
 
     def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[None]:
         yield from ()
@@ -83,6 +90,6 @@ def install(schema: ModelSchema, field: str) -> None:
         cache = caller_cache()
         if f"_{field}" in instance.__dict__ or cache is None or related not in cache.models:
             return related_row
-        return NullForeignKey() if value is None else ForeignKeyQuery(related, {to_field: value}, related_row)
+        return NullForeignKey(related) if value is None else ForeignKeyQuery(related, {to_field: value}, related_row)
 
     setattr(schema.model, field, CachedForeignKey(get, original.fset, original.fdel))

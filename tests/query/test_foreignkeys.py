@@ -13,6 +13,7 @@ from tortoise.transactions import in_transaction
 
 from aiomodelcache import BatchCacheQuery, CachedModel, CacheQuery, ModelCache, local_cache
 from aiomodelcache.testing import CountingBackend, assert_ops
+from tests.observe.recorder import Recorder
 from tests.support.databases import DatabaseUrl
 from tests.support.models.models import Event, User, Venue
 
@@ -112,6 +113,14 @@ class TestAwaited:
                 "venue": None,
                 "event": event,
             }
+
+    async def test_observers_are_told_of_a_null_foreign_key_in_a_batch_by_its_model(
+        self, events: list[Event], backend: CountingBackend
+    ) -> None:
+        recorder = Recorder()
+        async with ModelCache(backend, observers=[recorder]):
+            await BatchCacheQuery(venue=events[9].venue)
+        assert recorder.lookups() == [("Venue", "hit")]
 
     async def test_the_foreign_key_of_an_unsaved_instance_can_be_awaited(
         self, cache: ModelCache, events: list[Event]
