@@ -9,13 +9,14 @@ from argparse import BooleanOptionalAction
 from pathlib import Path
 
 from soak.cluster import CLUSTER_FAULTS, SoakCluster
+from soak.databases import SERVERS, Databases
 from soak.relay_faults import RELAY_FAULTS
 from soak.report import Report, report
 from soak.run import FAULTS, Plan, soak
 from soak.subjects import CLUSTERED, LIBRARY, REPEATING
 from soak.worker import HAS_EAGER_TASKS, SUBJECTS
 from soak.world import SMALL, World
-from tests.support.servers import PostgresServer, RedisServer
+from tests.support.servers import RedisServer
 
 
 def main() -> int:
@@ -24,6 +25,7 @@ def main() -> int:
     parser.add_argument("--subject", default="all", help=f"one of {', '.join(SUBJECTS)}, or all")
     parser.add_argument("--duration", type=float, default=3_600, help="seconds for the library")
     parser.add_argument("--control-duration", type=float, default=60, help="seconds for each of the others")
+    parser.add_argument("--database", default="postgres", choices=SERVERS, help="of subjects with relays: which one")
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1)
     known = ", ".join(dict.fromkeys((*FAULTS, *RELAY_FAULTS, *CLUSTER_FAULTS)))
@@ -59,7 +61,7 @@ def main() -> int:
     if not HAS_EAGER_TASKS:
         print("no process has eager tasks, which need Python 3.12", flush=True)
     passed = True
-    with PostgresServer() as postgres:
+    with SERVERS[options.database]() as server:
         for subject in SUBJECTS if options.subject == "all" else options.subject.split(","):
             library = subject in LIBRARY
             plan = Plan(
@@ -89,7 +91,7 @@ def main() -> int:
             base = options.folder or Path(tempfile.mkdtemp(prefix="aiomodelcache-soak-"))
             folder = base / subject
             folder.mkdir(parents=True, exist_ok=True)
-            result = _run(plan, postgres, folder)
+            result = _run(plan, server, folder)
             print(result, flush=True)
             expected = result.violations == 0 if library else result.violations > 0
             passed &= expected
@@ -101,9 +103,9 @@ def main() -> int:
     return 0 if passed else 1
 
 
-def _run(plan: Plan, postgres: PostgresServer, folder: Path) -> Report:
+def _run(plan: Plan, server: Databases, folder: Path) -> Report:
     store = SoakCluster() if plan.subject in CLUSTERED else RedisServer()
-    with postgres.database() as database, store:
+    with server.database() as database, store:
         return asyncio.run(soak(plan, database, store, folder))
 
 

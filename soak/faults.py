@@ -13,22 +13,16 @@ from dataclasses import replace
 from typing import Any, Final
 
 import anyio
-import asyncpg  # type: ignore[import-untyped]
 from anyio import to_thread
 from redis import RedisError
 
+from soak.databases import Database
 from soak.predicted import Circumstances
 from soak.processes import Process
 from soak.proxy import BadNetwork
 from soak.subjects import POINTS
 from tests.support.servers import RedisServer
 
-_TERMINATE: Final = """
-    SELECT count(pg_terminate_backend(pid)) FROM (
-        SELECT pid FROM pg_stat_activity
-        WHERE datname = current_database() AND pid <> pg_backend_pid() AND wait_event = 'PgSleep' LIMIT 1
-    ) AS committing
-"""
 _BAD: Final[dict[str, float]] = {
     "delay request": 0.02, "late": 0.004, "repeat": 0.1, "delay reply": 0.02, "cut": 0.006, "lose": 0.004,
 }  # fmt: skip
@@ -41,7 +35,7 @@ class Faults:
         self,
         chance: random.Random,
         redis: RedisServer,
-        database: Any,
+        database: Database,
         network: BadNetwork,
         processes: list[Process],
         *,
@@ -230,17 +224,6 @@ class Faults:
     # Database ---------------------------------------------------------------------------------------
 
     async def _terminate(self) -> None:
-        """Slows COMMITs down, and ends some connections during a COMMIT."""
+        """Slows COMMITs down, and ends some connections during a COMMIT; or what the database has in their place."""
         async with self._weather:
-            await self._database.execute("UPDATE weather SET commit_delay = 0.4")
-            until = time.monotonic() + self._chance.uniform(1, 3)
-            while time.monotonic() < until:
-                await self._sleep(0.02, 0.5)
-                self.counts["pg_terminate_backend in COMMIT"] += await self._database.fetchval(_TERMINATE)
-            await self._database.execute("UPDATE weather SET commit_delay = 0")
-        self.counts["slow COMMITs"] += 1
-
-
-async def connect(url: str) -> Any:
-    """Opens a connection, separate from Tortoise's, to the database at a Tortoise URL."""
-    return await asyncpg.connect(url.replace("asyncpg://", "postgresql://").partition("?")[0])
+            await self._database.disturb(self._chance, self.counts)

@@ -1,4 +1,4 @@
-"""``Item``: the table under test, and the triggers that record its changes. ``Folder``: deletes cascade to items.
+"""``Item``: the table under test. ``Folder``: deletes cascade to items.
 
 Subjects set ``CacheMeta`` before the cache is opened: ``allowtime``, and ``relay`` if other programs write.
 """
@@ -8,68 +8,8 @@ from tortoise import fields
 from aiomodelcache import CachedModel, InvalidationType
 from soak.history import Change
 
-TRIGGERS = """
-CREATE SEQUENCE versions;
-CREATE TABLE history (
-    seq bigserial PRIMARY KEY, transaction bigint, pk int, version int, nonce bigint, slug text, team int
-);
-CREATE TABLE weather (commit_delay float NOT NULL);
-INSERT INTO weather VALUES (0);
-
-CREATE FUNCTION bump() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF NEW.version >= 1000000000 THEN  -- drawn by the writer, unless the row has had it before
-        IF TG_OP = 'INSERT' THEN
-            RETURN NEW;
-        ELSIF NEW.version <> OLD.version THEN
-            RETURN NEW;
-        END IF;
-    END IF;
-    NEW.version := nextval('versions');
-    RETURN NEW;
-END $$;
-CREATE TRIGGER bump BEFORE INSERT OR UPDATE ON item FOR EACH ROW EXECUTE FUNCTION bump();
-
--- The nonce of a delete by another program, which sets it. Rows that are gone hold none.
-CREATE FUNCTION outside_nonce() RETURNS bigint LANGUAGE sql AS $$
-    SELECT coalesce(nullif(current_setting('soak.nonce', true), ''), '0')::bigint
-$$;
-
--- AFTER, because then the row is locked, and the statement no longer waits for the former owner of the slug.
-CREATE FUNCTION remember() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF TG_OP = 'DELETE' THEN
-        INSERT INTO history (transaction, pk, version, nonce, slug, team)
-        VALUES (txid_current(), OLD.id, 0, outside_nonce(), OLD.slug, OLD.team);
-    ELSE
-        INSERT INTO history (transaction, pk, version, nonce, slug, team)
-        VALUES (txid_current(), NEW.id, NEW.version, NEW.nonce, NEW.slug, NEW.team);
-    END IF;
-    RETURN NULL;
-END $$;
-CREATE TRIGGER remember AFTER INSERT OR UPDATE OR DELETE ON item FOR EACH ROW EXECUTE FUNCTION remember();
-
-CREATE FUNCTION remember_all() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    INSERT INTO history (transaction, pk, version, nonce, slug, team)
-    SELECT txid_current(), id, 0, outside_nonce(), slug, team FROM item;
-    RETURN NULL;
-END $$;
-CREATE TRIGGER remember_all BEFORE TRUNCATE ON item FOR EACH STATEMENT EXECUTE FUNCTION remember_all();
-
--- A slow COMMIT: deferred triggers run inside it.
-CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM pg_sleep(commit_delay * random()) FROM weather WHERE commit_delay > 0 AND random() < 0.3;
-    RETURN NULL;
-END $$;
-CREATE CONSTRAINT TRIGGER dawdle AFTER INSERT OR UPDATE OR DELETE ON item
-    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION dawdle();
-"""
-
 DRAW_VERSION = "SELECT 1000000000 + nextval('versions') AS version"
-"""Draws the version of a row before it is written, so that the writer knows the whole row."""
-SELECT_HISTORY = "SELECT transaction, pk, version, nonce, slug, team FROM history ORDER BY seq"
+"""Draws the version of a row before it is written, so that the writer knows the whole row. Only on PostgreSQL."""
 
 
 class Folder(CachedModel):

@@ -4,18 +4,20 @@ It obeys lines on its standard input: ``hold POINT`` (the next drain waits there
 prints ``ready``, ``held POINT`` and, at its end, ``tally`` with its counts.
 
 The controls are relays without one of their rules: ``hasty`` deletes lines before it invalidates what they name, and
-``notified`` hears only of writes while it listens, as with NOTIFY alone. An order with ``leads`` has the relay
+``notified`` hears only of writes while it listens, as with NOTIFY alone. They have mishaps of their own, so that they
+need no faults to be caught. An order with ``leads`` has the relay
 drain whether or not another one does.
 """
 
 import asyncio
 import json
 import logging
+import random
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import anyio
 from tortoise.context import TortoiseContext
@@ -35,6 +37,11 @@ COUNTS: Final = ("drains", "lines", "claims", "cleared", "outages")
 
 POINTS: Final = ("before invalidation", "before delete", "before claim")
 """Points at which a relay can be told to wait until it is killed."""
+
+MISHAPS: Final = 0.1
+"""Fraction of the drains of a control in which its missing rule matters."""
+DEAF: Final = 0.2
+"""Seconds for which a control is not connected."""
 
 
 class Points:
@@ -64,29 +71,34 @@ class Points:
 
 
 def delete_first() -> None:
-    """Makes the relays of this process delete lines when they have read them."""
-    source: Any = Source
-    changes = source.changes
+    """Makes the relays of this process delete lines when they have read them. Now and then they fail right after it."""
+    source, invalidator = cast("Any", Source), cast("Any", Invalidator)
+    changes, invalidate = source.changes, invalidator.invalidate
 
-    async def delete_then_return(self: Source, limit: int) -> list[Change]:
-        found: list[Change] = await changes(self, limit)
+    async def delete_then_return(self: Source, limit: int, *, whole: bool = False) -> list[Change]:
+        found: list[Change] = await changes(self, limit, whole=whole)
         await self.delete([change.id for change in found])
         return found
 
-    source.changes = delete_then_return
+    async def fail_or_invalidate(*args: Any) -> Any:
+        if random.random() < MISHAPS:
+            raise OSError("a mishap between two steps of a drain")
+        return await invalidate(*args)
+
+    source.changes, invalidator.invalidate = delete_then_return, fail_or_invalidate
 
 
 def forget_what_came_before() -> None:
-    """Makes the relays of this process begin with the lines that come after they have connected."""
+    """Makes the relays of this process lose what comes while they are not connected, now and then."""
     source: Any = Source
     changes = source.changes
 
-    async def forget_then_return(self: Any, limit: int) -> list[Change]:
-        if not hasattr(self, "listens"):
-            while found := await changes(self, limit):
+    async def forget_then_return(self: Source, limit: int, *, whole: bool = False) -> list[Change]:
+        if random.random() < MISHAPS:
+            await anyio.sleep(DEAF)
+            while found := await changes(self, limit, whole=whole):
                 await self.delete([change.id for change in found])
-            self.listens = True
-        heard: list[Change] = await changes(self, limit)
+        heard: list[Change] = await changes(self, limit, whole=whole)
         return heard
 
     source.changes = forget_then_return

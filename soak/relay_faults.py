@@ -8,7 +8,7 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final, Self
@@ -31,7 +31,12 @@ _TO_DATABASE: Final = {"delay request": 0.05, "late": 0.01, "delay reply": 0.05,
 class _Relay:
     process: Process
     redis: BadNetwork
-    database: BadNetwork
+    database: BadNetwork | None
+    """None if the database is a file."""
+
+    @property
+    def networks(self) -> dict[str, BadNetwork]:
+        return {"Redis": self.redis} | ({"the database": self.database} if self.database else {})
 
 
 class Relays:
@@ -58,10 +63,12 @@ class Relays:
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._kill_all)
-            ends = [self._order.redis, self._order.database]
-            networks = [
-                [await stack.enter_async_context(self._network(end)) for end in ends] for _ in range(self._number)
-            ]
+            networks: list[tuple[BadNetwork, BadNetwork | None]] = []
+            for _ in range(self._number):
+                redis = await stack.enter_async_context(_network(self._order.redis, self._chance))
+                is_server = urlsplit(self._order.database).port is not None
+                behind = _network(self._order.database, self._chance) if is_server else nullcontext()
+                networks.append((redis, await stack.enter_async_context(behind)))
             async with anyio.create_task_group() as starting:
                 for redis, database in networks:
                     starting.start_soon(self._add, redis, database)
@@ -73,9 +80,11 @@ class Relays:
     ) -> None:
         await self._stack.aclose()
 
-    async def _add(self, redis: BadNetwork, database: BadNetwork) -> None:
+    async def _add(self, redis: BadNetwork, database: BadNetwork | None) -> None:
         order = self._order
-        order = replace(order, redis=_through(order.redis, redis), database=_through(order.database, database))
+        order = replace(order, redis=_through(order.redis, redis))
+        if database is not None:
+            order = replace(order, database=_through(order.database, database))
         self._relays.append(_Relay(await self._start(order), redis, database))
 
     async def finish(self) -> list[dict[str, int]]:
@@ -87,11 +96,6 @@ class Relays:
     async def _kill_all(self) -> None:
         for relay in self._relays:
             await relay.process.kill()
-
-    def _network(self, url: str) -> BadNetwork:
-        port = urlsplit(url).port
-        assert port is not None
-        return BadNetwork(port, random.Random(self._chance.random()))
 
     async def _start(self, order: Order) -> Process:
         return await Process.start(replace(order, number=next(self._numbers)), MODULE)
@@ -106,9 +110,7 @@ class Relays:
     # Faults -----------------------------------------------------------------------------------------
 
     async def _kill(self) -> None:
-        # A relay that deletes lines first loses them only here.
-        points = POINTS[:1] if self._order.subject == "hasty" else [*POINTS, "anywhere"]
-        relay, point = self._drawn(), self._chance.choice(points)
+        relay, point = self._drawn(), self._chance.choice([*POINTS, "anywhere"])
         held = None if point == "anywhere" else await self._hold(point)
         if held is None:
             point = "anywhere"
@@ -149,23 +151,29 @@ class Relays:
             await process.kill()
 
     async def _part(self) -> None:
-        relay = self._drawn()
-        networks = self._chance.choice([[relay.redis], [relay.database], [relay.redis, relay.database]])
-        for network in networks:
-            network.part()
+        networks = self._drawn().networks
+        names = self._chance.choice([*([name] for name in networks), [*networks]])
+        for name in names:
+            networks[name].part()
         await self._sleep(0, 1.5)
-        for network in networks:
-            network.mend()
-        named = {"Redis": relay.redis, "the database": relay.database}
-        names = [name for name, each in named.items() if each in networks]
+        for name in names:
+            networks[name].mend()
         self.counts[f"relay: cut off from {' and '.join(names)}"] += 1
 
     async def _bad_network(self) -> None:
-        relay = self._drawn()
-        relay.redis.chances, relay.database.chances = dict(_TO_REDIS), dict(_TO_DATABASE)
+        networks = self._drawn().networks
+        for name, network in networks.items():
+            network.chances = dict(_TO_REDIS if name == "Redis" else _TO_DATABASE)
         await self._sleep(0.5, 2)
-        relay.redis.chances, relay.database.chances = {}, {}
+        for network in networks.values():
+            network.chances = {}
         self.counts["relay: bad network"] += 1
+
+
+def _network(url: str, chance: random.Random) -> BadNetwork:
+    port = urlsplit(url).port
+    assert port is not None
+    return BadNetwork(port, random.Random(chance.random()))
 
 
 def _through(url: str, network: BadNetwork) -> str:

@@ -15,9 +15,10 @@ from aiomodelcache.relay.captured import captured_tables
 from aiomodelcache.relay.stream.publication import PUBLICATION
 from aiomodelcache.relay.triggers.installation import install
 from soak.cluster import CLUSTER_FAULTS, ClusterFaults, SoakCluster
-from soak.faults import Faults, connect
+from soak.databases import kind_of
+from soak.faults import Faults
 from soak.history import save_changes
-from soak.model import SELECT_HISTORY, TRIGGERS, Folder, Item, change
+from soak.model import Folder, Item, change
 from soak.outside import FIRST_NUMBER
 from soak.processes import Process
 from soak.proxy import BadNetwork
@@ -93,8 +94,8 @@ async def soak(plan: Plan, database: str, store: RedisServer | SoakCluster, fold
         await _capture(database, plan.relay_source)
     chance = random.Random(f"{plan.seed}/faults")
     async with AsyncExitStack() as stack:
-        connection = await connect(database)
-        stack.push_async_callback(connection.close)
+        watched = await kind_of(database).open(database)
+        stack.push_async_callback(watched.close)
         network = await stack.enter_async_context(BadNetwork(redis.port, random.Random(f"{plan.seed}/network")))
         orders = [_order(plan, slot, database, store, network, folder) for slot in range(plan.processes)]
         processes: list[Process] = []
@@ -109,7 +110,7 @@ async def soak(plan: Plan, database: str, store: RedisServer | SoakCluster, fold
             if relayed:
                 order = replace(orders[0], number=FIRST_NUMBER, writers=plan.outside)
                 starting.start_soon(_start, order, others, "soak.outside")
-        faults = Faults(chance, redis, connection, network, processes, pace=plan.pace)
+        faults = Faults(chance, redis, watched, network, processes, pace=plan.pace)
         faults.schedule |= relays.schedule
         if isinstance(store, SoakCluster):
             faults.schedule |= ClusterFaults(store, faults, chance).schedule
@@ -127,7 +128,7 @@ async def soak(plan: Plan, database: str, store: RedisServer | SoakCluster, fold
         await resting.finish()
         relay_tallies = await relays.finish()
         faults.counts.update(relays.counts)
-        changes = [change(tuple(row)) for row in await connection.fetch(SELECT_HISTORY)]
+        changes = [change(tuple(row)) for row in await watched.connection.fetch(watched.history)]
     save_changes(folder / "history", changes)
     faults.circumstances.lives = {process.order.number: process.life for process in all_processes}
     faults.circumstances.intent_ttl = int(plan.intent_ttl * 1e9)
@@ -160,12 +161,13 @@ def _order(
 
     No process on a Cluster is behind it, because the nodes tell their own addresses.
     """
+    kind = kind_of(database)
     policy = ("raise", "retry")[slot // 2 % 2] if plan.on_write_error == "mixed" else plan.on_write_error
     return Order(
         number=slot + 1,
         seed=plan.seed,
         folder=str(folder),
-        database=f"{database}?maxsize=8",
+        database=database + kind.options,
         redis=network.url if slot % 2 and isinstance(store, RedisServer) else store.url,
         subject=plan.subject,
         settings={
@@ -185,7 +187,8 @@ def _order(
         batches=plan.batches,
         pages=plan.pages,
         cancel=plan.cancel,
-        snapshot_pause=plan.snapshot_pause or (0.2 if plan.subject in RELAYED else 2.0),
+        snapshot_pause=plan.snapshot_pause
+        or min(kind_of(database).snapshot_pause, 0.2 if plan.subject in RELAYED else 2.0),
         stuck_after=plan.stuck_after,
         eager=plan.eager and (slot + 1) // 2 % 2 == 1,
         world=asdict(plan.world),
@@ -210,9 +213,9 @@ async def _create_rows(database: str, world: World) -> None:
     async with TortoiseContext() as context:
         await context.init(db_url=database, modules={"app": ["soak.model"]})
         await context.generate_schemas()
-        connection: Any = await connect(database)
-        await connection.execute(TRIGGERS)
-        await connection.close()
+        watched = await kind_of(database).open(database)
+        await watched.prepare()
+        await watched.close()
         with writes_without_cache():
             await Folder.bulk_create([Folder(id=folder) for folder in range(world.folders)])
             await Item.bulk_create([_first(world, pk) for pk in range(1, world.rows + 1)], batch_size=1_000)

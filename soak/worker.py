@@ -26,6 +26,7 @@ from aiomodelcache import CacheNotOpenWarning
 from aiomodelcache.config import CacheConfig
 from soak import subjects
 from soak.alarms import Alarms
+from soak.databases import kind_of
 from soak.derived import Derived, Forgetful, Timed, Torn
 from soak.log import UNENDED, Kind, Log
 from soak.model import Item
@@ -208,7 +209,8 @@ class Worker:
                 patience = self._patience(number)
                 writer = Writer(subject, world, next(chances), self.log, self.tally, patience, order.number, counter)
                 tasks.start_soon(self._to_its_end, writer.run, order.write_pause, over)
-            hold = partial(hold_snapshots, pause=order.snapshot_pause)
+            begin = kind_of(order.database).snapshot
+            hold = partial(hold_snapshots, begin=begin, pause=order.snapshot_pause)
             tasks.start_soon(hold, read, world, next(chances), self.log, self.tally, over)
             await self._obey(subject)
             over.set()
@@ -256,12 +258,19 @@ class Worker:
 
 
 async def connections_in_use(connection: Any) -> int:
-    """Returns the number of the pool's connections in use. Waits for a moment until there are none."""
-    pool = connection._pool
+    """Returns the number of connections in use. Waits for a moment until there are none."""
+
+    def in_use() -> int:
+        dialect = connection.capabilities.dialect
+        if dialect == "sqlite":
+            return int(connection._lock.locked())
+        pool = connection._pool
+        return int(pool.size - pool.freesize if dialect == "mysql" else pool.get_size() - pool.get_idle_size())
+
     with anyio.move_on_after(5):
-        while pool.get_size() > pool.get_idle_size():
+        while in_use():
             await anyio.sleep(0.05)
-    return int(pool.get_size() - pool.get_idle_size())
+    return in_use()
 
 
 async def commands() -> AsyncIterator[str]:

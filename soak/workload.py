@@ -189,17 +189,20 @@ async def hold_snapshots(
     tally: Tally,
     over: anyio.Event,
     *,
+    begin: str,
     pause: float = 2.0,
 ) -> None:
     """Keeps one transaction after the other open for up to five times ``pause``, each with a snapshot of its begin.
 
-    Rows in a snapshot are rightly old. They must stay the same to the end, and must not get into the cache.
+    ``begin`` is the first statement of each, if it needs one. Rows in a snapshot are rightly old. They must stay the
+    same to the end, and must not get into the cache.
     """
     while not over.is_set():
         try:
             start = time.monotonic_ns()
             async with in_transaction() as connection:
-                await connection.execute_query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                if begin:
+                    await connection.execute_query(begin)
                 pks = list({world.pick(chance) for _ in range(20)})
                 found = await read(pks)
                 first = words_of(pks, [seen(found.get(pk)) for pk in pks])

@@ -10,11 +10,13 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 import pytest
+from tortoise.backends.base.executor import EXECUTOR_CACHE
 
 from aiomodelcache import MemoryBackend
 from aiomodelcache.backends.breaker import GuardedBackend
 from aiomodelcache.observe.stats import Stats
 from soak.checker import Violation
+from soak.databases import Databases, SQLiteFiles
 from soak.log import Kind
 from soak.patience import Patience
 from soak.proxy import BadNetwork
@@ -25,7 +27,7 @@ from soak.subjects import WatchedBackend
 from soak.worker import HAS_EAGER_TASKS
 from soak.world import SMALL, TINY
 from tests.support.effort import FULL, all_effort
-from tests.support.servers import PostgresServer, RedisServer
+from tests.support.servers import MySQLServer, PostgresServer, RedisServer
 
 pytestmark = [
     pytest.mark.exhaustive(because="soaks for minutes under faults"),
@@ -54,12 +56,13 @@ RELAY_COUNTED = (
 )
 
 
-def run(plan: Plan, postgres: PostgresServer, redis: RedisServer, folder: Path) -> Report:
-    with postgres.database() as database:
+def run(plan: Plan, databases: Databases, redis: RedisServer, folder: Path) -> Report:
+    EXECUTOR_CACHE.clear()  # that of Tortoise, which has no dialect
+    with databases.database() as database:
         return asyncio.run(soak(plan, database, redis, folder))
 
 
-def soaks(plan: Plan, postgres: PostgresServer, redis: RedisServer, folder: Path) -> Iterator[Report]:
+def soaks(plan: Plan, databases: Databases, redis: RedisServer, folder: Path) -> Iterator[Report]:
     """Yields up to five soaks, in folders by number, until the test has seen what must happen in one of them.
 
     Slow machines may need several. Fails after the last one.
@@ -67,7 +70,7 @@ def soaks(plan: Plan, postgres: PostgresServer, redis: RedisServer, folder: Path
     for number in range(5):
         redis.flush()
         (folder / str(number)).mkdir()
-        result = run(plan, postgres, redis, folder / str(number))
+        result = run(plan, databases, redis, folder / str(number))
         yield result
     pytest.fail(str(result))
 
@@ -265,36 +268,38 @@ def test_a_near_cache_without_invalidation_messages_is_caught(
             return
 
 
+@pytest.fixture(
+    params=["postgres", *(pytest.param(each, marks=all_effort) for each in ("pgoutput", "mariadb", "sqlite"))]
+)
+def source(request: pytest.FixtureRequest) -> tuple[Databases, str]:
+    """The databases of one kind, and the source of relays there."""
+    name: str = request.param
+    if name == "sqlite":
+        return SQLiteFiles(), "triggers"
+    server: Databases = request.getfixturevalue("mariadb_server" if name == "mariadb" else "postgres_server")
+    if isinstance(server, MySQLServer):
+        pytest.skip("MySQL has neither sequences nor numbers of transactions, which the history is made of")
+    return server, "pgoutput" if name == "pgoutput" else "triggers"
+
+
 def test_writes_of_other_programs_are_seen_within_the_bound_under_faults(
-    postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
+    source: tuple[Databases, str], own_redis: RedisServer, tmp_path: Path
 ) -> None:
     """Also writes of the library are never missed for longer, even where "What remains" says that they may be."""
+    databases, relay_source = source
     plan = Plan(
-        subject="relayed", duration=15 if FULL else 4, processes=2, faults=None if FULL else RELAY_FAULTS, pace=0.2,
-        world=SMALL, intent_ttl=2, write_pause=0.2, relay_lag=1,
+        subject="relayed", relay_source=relay_source, duration=15 if FULL else 4, processes=2,
+        faults=None if FULL else RELAY_FAULTS, pace=0.2, world=SMALL, intent_ttl=2, write_pause=0.2,
+        relay_lag=2 if relay_source == "pgoutput" else 1,
     )  # fmt: skip
-    result = run(plan, postgres_server, own_redis, tmp_path)
-    assert result.violations == 0, str(result)
-    assert result.total("hits"), str(result)
-    assert result.checker.lateness, str(result)
-    assert sum(relay["lines"] for relay in result.run.relays), str(result)
-    missing = [fault for fault in RELAY_COUNTED if not any(name.startswith(fault) for name in result.run.faults)]
-    assert missing == [], str(result)
-    assert "writes by other programs" in str(result)
-
-
-@all_effort
-def test_writes_of_other_programs_are_seen_within_the_bound_by_logical_decoding(
-    postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
-) -> None:
-    plan = Plan(
-        subject="relayed", relay_source="pgoutput", duration=15, processes=2, pace=0.2, world=SMALL, intent_ttl=2,
-        write_pause=0.2, relay_lag=2,
-    )  # fmt: skip
-    result = run(plan, postgres_server, own_redis, tmp_path)
-    assert result.violations == 0, str(result)
-    assert result.total("hits"), str(result)
-    assert sum(relay["lines"] for relay in result.run.relays), str(result)
+    for result in soaks(plan, databases, own_redis, tmp_path):
+        assert result.violations == 0, str(result)
+        assert sum(relay["lines"] for relay in result.run.relays), str(result)
+        missing = [fault for fault in RELAY_COUNTED if not any(name.startswith(fault) for name in result.run.faults)]
+        assert missing == [], str(result)
+        assert "writes by other programs" in str(result)
+        if result.total("hits") and result.checker.lateness:
+            return
 
 
 @all_effort
@@ -314,16 +319,20 @@ def test_writes_of_other_programs_are_seen_within_the_bound_and_near_lag(
 @all_effort
 @pytest.mark.parametrize("subject", ["notified", "hasty"])
 def test_relays_without_a_bound_are_caught(
-    subject: str, postgres_server: PostgresServer, own_redis: RedisServer, tmp_path: Path
+    subject: str, source: tuple[Databases, str], own_redis: RedisServer, tmp_path: Path
 ) -> None:
     """NOTIFY alone, and a relay that deletes lines before it invalidates what they name."""
+    databases, relay_source = source
+    if (subject, relay_source) == ("hasty", "pgoutput"):
+        pytest.skip("A stream sends again what was not confirmed, and only a later drain confirms it.")
     plan = Plan(
-        subject=subject, duration=20, processes=1, faults=("relay-kill",), pace=0.05, world=SMALL, relay_lag=1,
-        writers=1, write_pause=0.3, read_pause=0.02,
+        subject=subject, relay_source=relay_source, duration=8, processes=1, faults=(), world=SMALL, relay_lag=1,
+        relays=1, writers=1, write_pause=0.3, read_pause=0.02,
     )  # fmt: skip
-    for result in soaks(plan, postgres_server, own_redis, tmp_path):
-        if result.checker.violations[Violation.LATE]:
-            return
+    result = run(plan, databases, own_redis, tmp_path)
+    assert result.checker.violations[Violation.LATE], str(result)
+    [relay] = result.run.relays  # caught for what it lacks, and not because it never drained
+    assert relay["lines"], str(result)
 
 
 async def cancelled_and_swallowed() -> None:
