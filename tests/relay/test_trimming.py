@@ -2,10 +2,12 @@
 """Lines that wait while no relay runs: very many are replaced by one for each table, which stands for all of them."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 from unittest.mock import AsyncMock
 
 import pytest
+from anyio import fail_after
 from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache import BackendError, ModelCache
@@ -123,6 +125,54 @@ async def test_a_relay_that_comes_back_in_the_middle_loses_nothing(
     assert await drain.drain()
     assert await answers() == await fresh(cache) != before
     assert await drain.source.changes(10) == []
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "guide" / "outside-writes.md"
+
+
+def statement_of_the_guide(dialect: str) -> str:
+    """The statement for the database's own scheduler, for more than three lines and each second."""
+    _, _, found = PAGE.read_text().partition(f"<!-- trim: {dialect} -->\n```sql\n")
+    statement = found.partition("```")[0]
+    for old, new in (("50001", "4"), ("50000", "3"), ("EVERY 1 MINUTE", "EVERY 1 SECOND")):
+        assert old in statement or old.startswith("EVERY")
+        statement = statement.replace(old, new)
+    return statement
+
+
+@pytest.mark.every_pair(because="each database has a scheduler of its own")
+@pytest.mark.only_on("postgres", "mariadb", because="SQLite has no scheduler")
+async def test_a_scheduler_of_the_database_trims(
+    cache: ModelCache, drain: Drain, outside: Outside, trimmer: TriggerSource, db_url: DatabaseUrl
+) -> None:
+    """While a writer has an open transaction, for which it does not wait, and which waits for nothing."""
+    before = await cached(drain)
+    statement = statement_of_the_guide(db_url.dialect)
+    async with other_program(db_url) as open_writer, other_program(db_url) as scheduler:
+        await open_writer("BEGIN")
+        await open_writer("UPDATE author SET name = 'open' WHERE id = 2")
+        await outside("UPDATE article SET views = 9 WHERE id = 1")
+        with fail_after(30):
+            if db_url.dialect == "postgres":
+                await scheduler(statement)
+                assert len(await trimmer.changes(10)) == 1, "three lines are kept"
+            for count in range(6):
+                await outside(f"UPDATE article SET views = {count + 20} WHERE id = 1")
+            if db_url.dialect == "postgres":
+                await scheduler(statement)
+            else:
+                await scheduler("SET GLOBAL event_scheduler = ON")
+                await scheduler(statement)
+            while len(found := await trimmer.changes(10)) > 1:
+                await asyncio.sleep(0.05)
+            assert found[0].rows is None, "it stands for the whole table"
+            await open_writer("UPDATE author SET name = 'open too' WHERE id = 2")
+            await open_writer("COMMIT")
+            if db_url.dialect == "mariadb":
+                await scheduler("DROP EVENT aiomodelcache_trim")
+                await scheduler("SET GLOBAL event_scheduler = OFF")
+    assert await drain.drain()
+    assert await answers() == await fresh(cache) != before
 
 
 async def test_writers_relays_and_trimmers_at_once(
