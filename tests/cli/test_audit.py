@@ -292,7 +292,6 @@ async def fill():
 @pytest.mark.slow(because="runs processes, because these libraries leave warnings and connections behind")
 @pytest.mark.parametrize("library", MODULES)
 def test_the_caches_of_other_libraries_are_asked_for_keys(orders: Application, library: str) -> None:
-    pytest.importorskip(library, reason=f"{library} is not installed: pip install --group peers")
     module = f"caches_{orders.folder.name}"
     (orders.folder / f"{module}.py").write_text(MODULES[library].format(url=orders.redis.url) + FILL)
     fill = f"import asyncio, {module}; asyncio.run({module}.fill())"
