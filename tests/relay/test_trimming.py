@@ -132,7 +132,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "guide" / "outside-writes.md"
 
 def statement_of_the_guide(dialect: str) -> str:
     """The statement for the database's own scheduler, for more than three lines and each second."""
-    _, _, found = PAGE.read_text().partition(f"<!-- trim: {dialect} -->\n```sql\n")
+    _, _, found = PAGE.read_text().partition(f"<!-- trim: {dialect} -->\n```text\n")
     statement = found.partition("```")[0]
     for old, new in (("50001", "4"), ("50000", "3"), ("EVERY 1 MINUTE", "EVERY 1 SECOND")):
         assert old in statement or old.startswith("EVERY")
