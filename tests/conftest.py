@@ -26,6 +26,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.connection import get_connections
 
 from aiomodelcache import MemoryBackend, ModelCache, RedisBackend
+from aiomodelcache.declare.registry import declared
 from aiomodelcache.orm import transactions
 from aiomodelcache.testing import CountingBackend
 from tests.support import groups, matrix, measuring, observing
@@ -153,6 +154,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> groups.InGro
 
 def pytest_collection_finish() -> None:
     """Keeps the garbage collector from looking at all modules and tests again and again: a fifth of the time."""
+    for cls in list(declared):
+        model = cls.__dict__.get("model")
+        if cls.__module__.startswith("tests.") and getattr(model, "__module__", cls.__module__) != cls.__module__:
+            raise pytest.UsageError(f"{cls.__module__}.{cls.__name__} changes the writes of other modules' tests.")
     gc.collect()
     gc.freeze()
     gc.enable()

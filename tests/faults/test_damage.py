@@ -16,13 +16,13 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.context import TortoiseContext
 from tortoise.models import Model
 
-from aiomodelcache import CacheQuery, MemoryBackend, ModelCache, QuerysetCountCache, ValueCache, cached
+from aiomodelcache import CacheQuery, MemoryBackend, ModelCache, ValueCache, cached
 from aiomodelcache.encoding.layout import GUARD, PREFIX_SIZE, VALUE, new_token, pack, unpack
 from aiomodelcache.entries.base import NoValue, now_ms
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.databases import DatabaseUrl
 from tests.support.models import changed_models, field_models
-from tests.support.models.models import Event, User
+from tests.support.models.models import Event, LatestEvents, User
 
 pytestmark = pytest.mark.only_on("sqlite", because="the damage is in the bytes of a store")
 
@@ -190,13 +190,19 @@ async def team_sizes() -> list[int]:
 
 @pytest.mark.parametrize(
     "make",
-    [lambda: Lines(7), lambda: team_sizes.query(), lambda: User.cache.query(User.filter(team=3)), lambda: TeamSize(3)],
+    [
+        lambda: Lines(7),
+        lambda: team_sizes.query(),
+        lambda: User.cache.query(User.filter(team=3)),
+        lambda: LatestEvents(organizer=1),
+    ],
     ids=["value", "function", "query", "result"],
 )
 async def test_foreign_entries_of_computed_values_are_misses(
     cache: ModelCache, backend: CountingBackend, plant: Plant, make: Callable[[], CacheQuery[Any]]
 ) -> None:
-    await User.create(username="kim", team=3)
+    kim = await User.create(id=1, username="kim", team=3)
+    await Event.create(slug="pycon", organizer=kim)
     backend.keys.clear()
     expected = await make()
     assert await make() == expected
@@ -369,11 +375,6 @@ class Line:
 
 class Report(pydantic.BaseModel):
     number: int
-
-
-class TeamSize(QuerysetCountCache):
-    model = User
-    key_fields = ("team",)
 
 
 class Lines(ValueCache[list[Line]]):
