@@ -52,6 +52,7 @@ hypothesis.settings.load_profile("without deadline")
 
 ServerT = TypeVar("ServerT", bound=Server)
 EXIT_STATUS = pytest.StashKey[int]()
+SHARED_MODELS = "tests.support.models.models"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -155,8 +156,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> groups.InGro
 def pytest_collection_finish() -> None:
     """Keeps the garbage collector from looking at all modules and tests again and again: a fifth of the time."""
     for cls in list(declared):
-        model = cls.__dict__.get("model")
-        if cls.__module__.startswith("tests.") and getattr(model, "__module__", cls.__module__) != cls.__module__:
+        home = getattr(cls.__dict__.get("model"), "__module__", None)
+        if home == SHARED_MODELS and cls.__module__ != home:
             raise pytest.UsageError(f"{cls.__module__}.{cls.__name__} changes the writes of other modules' tests.")
     gc.collect()
     gc.freeze()
@@ -277,7 +278,7 @@ def own_mariadb() -> Iterator[MariaDBServer]:
 def modules_of(node: pytest.Item) -> tuple[str, ...]:
     """Returns the modules whose models a test's ``database`` loads."""
     marker = node.get_closest_marker("models")
-    return marker.args if marker else ("tests.support.models.models",)
+    return marker.args if marker else (SHARED_MODELS,)
 
 
 def tables_of(node: pytest.Item) -> tuple[str, ...]:
