@@ -992,8 +992,8 @@ async def test_a_cache_runs_a_relay_from_open_to_close(
             return not ops.statements
 
         await Author.cache.get(id=1)
-        assert await is_cached(), "opening waits for the relay's first claim"
-        assert cache.stats.relay_bypassed == 0
+        await until(is_cached)  # a fill beside the relay's first drain may be refused
+        assert cache.stats.relay_bypassed == 0, "opening waits for the relay's first claim"
         assert "no relay lives" not in caplog.text
         assert cache.relay is not None
         health = await cache.relay.health()
