@@ -117,7 +117,7 @@ class MariaDBConnection(Connection):
         return isinstance(error, asyncmy.errors.IntegrityError) and error.args[0] == 1062
 
     def is_refusal(self, error: BaseException) -> bool:
-        """Of a key, of a lock that it waited for too long, and of a deadlock."""
+        """Returns True for a key that is taken, a lock that was waited for too long, and a deadlock."""
         is_error = isinstance(error, asyncmy.errors.MySQLError)
         return isinstance(error, asyncmy.errors.IntegrityError) or (is_error and error.args[0] in (1205, 1213))
 

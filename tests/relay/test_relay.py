@@ -992,7 +992,7 @@ async def test_a_cache_runs_a_relay_from_open_to_close(
             return not ops.statements
 
         await Author.cache.get(id=1)
-        await until(is_cached)  # a fill beside the relay's first drain may be refused
+        await until(is_cached)
         assert cache.stats.relay_bypassed == 0, "opening waits for the relay's first claim"
         assert "no relay lives" not in caplog.text
         assert cache.relay is not None

@@ -322,14 +322,20 @@ def test_a_refusal_is_logged_once(clock: Clock, caplog: pytest.LogCaptureFixture
     assert "ERR unknown command" in caplog.text
 
 
-def test_a_server_of_several_is_pinged_also_after_a_time_without_lookups(clock: Clock) -> None:
-    """Otherwise every lookup of the other servers' keys would look at the time of each server."""
+def of_two_servers(clock: Clock) -> tuple[Near, list[Channel], list[bytes]]:
+    """Returns a near cache with a key of each of two servers, their channels, and what they are pinged about."""
     near, channels, pinged = make(clock), list[Channel](), list[bytes]()
     for key in (ROW, OTHER):
         channels.append(channel := Channel(near))
         channel.begin(clock.now, pinged.append)
-        near.tracked_slot = lambda _, channel=channel: channel.slot(0)  # type: ignore[misc]
+        near.tracked_slot = lambda _, channel=channel: channel.slot(0)
         read(near, {key: VALUE})
+    return near, channels, pinged
+
+
+def test_a_server_of_several_is_pinged_also_after_a_time_without_lookups(clock: Clock) -> None:
+    """Otherwise every lookup of the other servers' keys would look at the time of each server."""
+    near, channels, pinged = of_two_servers(clock)
     clock.now += 5
     near.answered(clock.now)
     channels[0].answered(clock.now)
@@ -398,12 +404,7 @@ def test_a_key_that_was_dropped_while_it_was_read_elsewhere_counts_as_another(cl
 
 
 def test_each_server_of_several_answers_a_ping_after_an_answer_of_the_database(clock: Clock) -> None:
-    near, channels, pinged = make(clock), list[Channel](), list[bytes]()
-    for key in (ROW, OTHER):
-        channels.append(channel := Channel(near))
-        channel.begin(clock.now, pinged.append)
-        near.tracked_slot = lambda _, channel=channel: channel.slot(0)  # type: ignore[misc]
-        read(near, {key: VALUE})
+    near, channels, pinged = of_two_servers(clock)
     early = clock.now
     clock.now += 0.1
     near.require(since := near.catch_up())
