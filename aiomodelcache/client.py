@@ -24,7 +24,7 @@ from aiomodelcache.observe.fleet import Fleet, Worker
 from aiomodelcache.observe.stats import Stats
 from aiomodelcache.open_cache import CLOSED_MESSAGE, OpenCache, process_lock, refuse_shared, register, unregister
 from aiomodelcache.orm.catalogue import inspect_columns
-from aiomodelcache.orm.changes import watch
+from aiomodelcache.orm.changes import note_changes
 from aiomodelcache.orm.connections import bound_models
 from aiomodelcache.orm.unchanged_rows import refuse_other_types
 from aiomodelcache.query import foreign_keys
@@ -200,15 +200,17 @@ class ModelCache:
                     methods.wrap_methods(model)
                 if model in opened.written:
                     indexes = [index for entries in opened.written[model].exact for index in entries.indexes]
-                    watch(model, [name for index in indexes for name in index.watched])
+                    note_changes(model, [name for index in indexes for name in index.watched])
                     for entries in opened.written[model].exact:
-                        watch(model, entries.rows.unchanged.columns if entries.rows.unchanged is not None else ())
+                        note_changes(
+                            model, entries.rows.unchanged.columns if entries.rows.unchanged is not None else ()
+                        )
         for model in bound_models():
-            many_to_many.install(model, opened)
+            many_to_many.install_relations(model, opened)
         for model in opened.models:
             explain_result_attributes(model)
         for model, field in self._views.foreign_keys:
-            foreign_keys.install(opened.models[model].schema, field)
+            foreign_keys.install_foreign_key(opened.models[model].schema, field)
         return opened
 
     def _make_backend(self) -> Backend:

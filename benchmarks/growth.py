@@ -4,7 +4,7 @@ import time
 import timeit
 from collections.abc import Awaitable, Callable
 
-from aiomodelcache.encoding.layout import pack, unpack
+from aiomodelcache.encoding.layout import pack_entry, unpack_entry
 from aiomodelcache.encoding.rows import Column, RowCodec
 from benchmarks.contestants import Own
 from benchmarks.places import Place
@@ -34,8 +34,8 @@ async def measured_growth(place: Place, own: Own, rounds: int) -> dict[str, floa
 
 def _decoding(names: list[str], length: int) -> float:
     codec = RowCodec([Column(name, str) for name in names])
-    entry = pack(b"V", bytes(16), bytes(24), 0, codec.encode(dict.fromkeys(names, "x" * length)))
-    return min(timeit.repeat(lambda: codec.decode(unpack(entry)), number=300, repeat=100)) / 300 * 1e6
+    entry = pack_entry(b"V", bytes(16), bytes(24), 0, codec.encode(dict.fromkeys(names, "x" * length)))
+    return min(timeit.repeat(lambda: codec.decode(unpack_entry(entry)), number=300, repeat=100)) / 300 * 1e6
 
 
 async def _hit(get: Callable[[int], Awaitable[object]]) -> float:

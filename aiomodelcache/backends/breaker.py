@@ -26,7 +26,7 @@ from aiomodelcache.backends.protocol import (
     SupportsTracking,
     keys_read_together,
 )
-from aiomodelcache.encoding.messages import cause, reason
+from aiomodelcache.encoding.messages import safe_cause, safe_reason
 from aiomodelcache.exceptions import BackendError, CacheConfigurationError
 from aiomodelcache.observe.events import Breaker, Lookup, Observer, RoundTrip
 from aiomodelcache.observe.fleet import MAX_RECENT_WRITES, RecentWrite
@@ -230,7 +230,7 @@ class GuardedBackend:
             failure = self._record_failure(error)
             if failure is error:
                 raise
-            raise failure from cause(error)
+            raise failure from safe_cause(error)
         self._record_success()
         return result
 
@@ -313,7 +313,7 @@ class GuardedBackend:
         self._record_success()
 
     def _record_failure(self, error: Exception) -> BackendError:
-        failed = f"{type(self.backend).__name__} failed: {reason(error)}"
+        failed = f"{type(self.backend).__name__} failed: {safe_reason(error)}"
         failure = error if isinstance(error, BackendError) else BackendError(failed)
         self.stats.backend_errors += 1
         self.failures += 1

@@ -17,7 +17,7 @@ from aiomodelcache.binding.factory import EntryFactory, key_columns
 from aiomodelcache.binding.paths import RelationPathResolver, bound_model, check_foreign_keys
 from aiomodelcache.config import CacheConfig
 from aiomodelcache.declare.classes import DeclaredQuery, InstanceCache, QuerysetCache
-from aiomodelcache.declare.options import Options, is_key, manager_attributes, merged, meta_attributes, parse
+from aiomodelcache.declare.options import Options, is_key, manager_attributes, merged, meta_attributes, parse_options
 from aiomodelcache.declare.registry import CACHED, declared, declared_values, path_of
 from aiomodelcache.declare.related import RELATED
 from aiomodelcache.encoding.keys import KeySpace
@@ -170,14 +170,14 @@ class _Binder:
                     f"{origin}: {model.__name__} has no `cache`; derive it from CachedModel, or declare a "
                     "ModelCacheManager for it."
                 )
-            return parse(origin, attributes)
+            return parse_options(origin, attributes)
         manager_settings = manager_attributes(manager)
         lists = {"get_key_fields_list", "filter_key_fields_list", "cached_foreignkeys", "cached_manytomany"}
         for name in sorted(attributes.keys() & manager_settings.keys() - lists):
             raise CacheConfigurationError(
                 f"{name} is set both by {origin} and by {manager.__name__}: remove it from one of them."
             )
-        first, second = parse(origin, attributes), parse(manager.__name__, manager_settings)
+        first, second = parse_options(origin, attributes), parse_options(manager.__name__, manager_settings)
         return merged(first, second, f"{origin} and {manager.__name__}" if attributes else manager.__name__)
 
     # Binding --------------------------------------------------------------------------------------
@@ -242,7 +242,7 @@ class _Binder:
         key: Any = attributes.get("key_fields")
         if not is_key(key):
             raise CacheConfigurationError(f'{origin}.key_fields is {shown(key)}: name the fields, like ("slug",).')
-        options = parse(origin, {name: value for name, value in attributes.items() if name != "key_fields"})
+        options = parse_options(origin, {name: value for name, value in attributes.items() if name != "key_fields"})
         fields = key_columns(entries.schema, origin, "key_fields", tuple(key))
         if is_computed(query):
             self._bindings.classes[query] = self._factory.result(entries, options, tuple(key), fields, query)

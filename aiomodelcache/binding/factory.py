@@ -18,7 +18,7 @@ from aiomodelcache.declare.registry import label_of, path_of
 from aiomodelcache.declare.resilience import resilience_of
 from aiomodelcache.encoding.keys import NARROW_SUFFIX, KeySpace
 from aiomodelcache.entries.base import keep_near
-from aiomodelcache.entries.copies import keep
+from aiomodelcache.entries.copies import set_resilience
 from aiomodelcache.entries.derived import DerivedEntries
 from aiomodelcache.entries.groups import GroupVersions
 from aiomodelcache.entries.indexes import ExactListDependency, IndexEntries
@@ -233,7 +233,7 @@ class EntryFactory:
         result.near = entries.rows.near if options.near is None else options.near
         keep_near(self._near, result, self._space)
         result.compute_for = partial(query.computing, result)
-        keep(result, resilience)
+        set_resilience(result, resilience)
         entries.results.append(result)
         return result
 

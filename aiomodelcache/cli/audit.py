@@ -25,8 +25,8 @@ from aiomodelcache.inspection.foreign_caches import (
     ForeignCache,
     read_by_function,
     read_by_get,
-    read_by_key,
     stored_pks,
+    string_reader,
 )
 from aiomodelcache.inspection.store import connected
 from aiomodelcache.orm.connections import bound_models
@@ -190,7 +190,7 @@ async def _opened(
         )
     else:
         async with connected(session.settings.store_url()) as store:
-            cache = ForeignCache(model, f"Redis at {store.where}", read_by_key(store, template), codec)
+            cache = ForeignCache(model, f"Redis at {store.where}", string_reader(store, template), codec)
             cache.stored_pks = partial(stored_pks, store, template, model)
             yield cache
 

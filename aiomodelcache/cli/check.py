@@ -6,7 +6,7 @@ from aiomodelcache.cli.session import FOUND, Session, command
 from aiomodelcache.entries.model import EntrySet
 from aiomodelcache.entries.results import ResultEntries
 from aiomodelcache.exceptions import CacheConfigurationError
-from aiomodelcache.inspection.declarations import values_of
+from aiomodelcache.inspection.declarations import values_derived_from
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.connections import bound_models
 from aiomodelcache.plans.paths import RelationPath
@@ -47,7 +47,7 @@ def _declared(cache: OpenCache) -> list[dict[str, Any]]:
         entry_set = bound.base if isinstance(bound, RelationPath) else bound
         kind = cls.__mro__[1].__name__
         rows.append(_row(cls.__name__, kind, f"({', '.join(getattr(cls, 'key_fields', ()))})", entry_set))
-    for value in values_of(bound_models()):
+    for value in values_derived_from(bound_models()):
         arguments = ", ".join(name for name in value.declaration.signature.parameters if name != "self")
         kind = "ValueCache" if isinstance(value.source, type) else "@cached"
         row = _row(value.short, kind, f"({arguments})", value.declaration.result(cache))

@@ -15,7 +15,7 @@ from aiomodelcache.inspection.errors import CommandError
 from aiomodelcache.inspection.keyspace import KeyMap
 from aiomodelcache.inspection.store import Store, connected
 from aiomodelcache.inspection.summaries import SERVER, worker_data
-from aiomodelcache.inspection.survey import FoundKey, Total, survey, totals
+from aiomodelcache.inspection.survey import FoundKey, Total, count_keys, survey
 from aiomodelcache.inspection.targets import FoundDeclaration, find_target
 from aiomodelcache.observe.fleet import Worker
 
@@ -39,7 +39,7 @@ async def keys_command(session: Session, target: str, limit: int, values: bool) 
         listed: list[dict[str, Any]] = []
         counted: dict[str, Total] = {}
         async for chunk in survey(view, store, KeyMap(view), owner):
-            totals(chunk, counted)
+            count_keys(chunk, counted)
             if values:
                 listed += await _listed(store, chunk[: max(0, limit - len(listed))])
     data: dict[str, Any] = {"target": owner, "totals": [_total_data(total) for total in _sorted(counted)]}
@@ -72,7 +72,7 @@ async def stats_command(session: Session) -> None:
         view = cache.open_cache  # also of an application with tenants: keys tell theirs
         counted: dict[str, Total] = {}
         async for chunk in survey(view, store, KeyMap(view)):
-            totals(chunk, counted)
+            count_keys(chunk, counted)
         workers = (await cache.fleet()).others
         try:
             info: dict[str, str] | None = await store.info()

@@ -10,8 +10,8 @@ from aiomodelcache.cli.triggers import (
     every_option,
     fits,
     install_and_show,
+    installation_data,
     show_statements,
-    state_data,
     state_rows,
 )
 from aiomodelcache.relay.stream.identity import identities
@@ -66,7 +66,7 @@ async def status_command(session: Session, every: bool) -> int:
             tables = [*tables, *state.further]
             slot = await slot_state(client, await slot_name(client))
             effects = [each._asdict() for each in await identities(client, tables)]
-            data[name] = {**state_data(state), "slot": slot._asdict(), "identities": effects}
+            data[name] = {**installation_data(state), "slot": slot._asdict(), "identities": effects}
             rows += state_rows(name, state)
             is_current = is_current and state.is_current
 

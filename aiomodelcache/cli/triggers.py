@@ -119,7 +119,7 @@ async def status_command(session: Session, every: bool) -> int:
         for name, (client, tables, further) in connections.items():
             found[name] = await installation.installation_state(client, tables, further=further)
             lines[name] = await TriggerSource(client, tables).count(MAX_KEPT) if found[name].installed else 0
-    data = {name: {**state_data(state), "lines": lines[name]} for name, state in found.items()}
+    data = {name: {**installation_data(state), "lines": lines[name]} for name, state in found.items()}
     is_current = all(state.is_current for state in found.values())
 
     def show() -> None:
@@ -230,7 +230,7 @@ def _client(cache: OpenCache, connection: str) -> BaseDBAsyncClient:
     return next(schema.client for schema in cache.connections if schema.connection == connection)
 
 
-def state_data(state: installation.InstallationState) -> dict[str, Any]:
+def installation_data(state: installation.InstallationState) -> dict[str, Any]:
     """Returns the state of an installation for JSON."""
     return {
         "ok": state.is_current,

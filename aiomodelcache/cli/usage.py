@@ -42,7 +42,7 @@ def _of_lookups(cache: OpenCache, workers: Sequence[Worker], round_trip: float) 
     if not workers:
         text, remedy = "not known, because no process publishes its counters", "To let doctor judge, open the cache by:"
         return [Finding("ok", each, text, remedy, ("ModelCache(url, publish_stats=True)",)) for each in SUBJECTS]
-    counters = totals(workers)
+    counters = totals_by_class(workers)
     lookups = sum(_lookups(each) for each in counters.values())
     if lookups < MIN_LOOKUPS:
         text = f"not known before {MIN_LOOKUPS} lookups: {_processes(workers)} had {lookups}"
@@ -56,7 +56,7 @@ def _of_lookups(cache: OpenCache, workers: Sequence[Worker], round_trip: float) 
     return found
 
 
-def totals(workers: Iterable[Worker]) -> dict[str, Counters]:
+def totals_by_class(workers: Iterable[Worker]) -> dict[str, Counters]:
     """Returns the counters of each class, added up over the processes."""
     found: dict[str, Counters] = {}
     for worker in workers:

@@ -28,7 +28,7 @@ from aiomodelcache.contrib.responses.service import ResponseCache, labelled
 from aiomodelcache.declare.registry import module_of
 from aiomodelcache.declare.value_declarations import ValueDeclaration, tuple_of
 from aiomodelcache.durations import Duration
-from aiomodelcache.encoding.messages import reason
+from aiomodelcache.encoding.messages import safe_reason
 from aiomodelcache.entries.policy import InvalidationType
 from aiomodelcache.exceptions import CacheConfigurationError, CacheNotOpen, TenantError, shown
 from aiomodelcache.open_cache import default_cache
@@ -242,4 +242,4 @@ def _warn_unkeyable(declaration: ValueDeclaration, error: TypeError) -> None:
     text = "aiomodelcache: responses of %s are not cached: %s Pass key= to cached_response."
     with suppress(CacheNotOpen, TenantError):  # then no response is cached anyway
         counters = default_cache().usable().stats.of(declaration.origin)
-        counters.warn_once("unkeyable", text, declaration.origin, reason(error))
+        counters.warn_once("unkeyable", text, declaration.origin, safe_reason(error))

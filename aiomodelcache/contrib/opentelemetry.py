@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import Histogram, MeterProvider
     from opentelemetry.trace import Span, TracerProvider
 
-NAME: Final = "aiomodelcache"
+SCOPE_NAME: Final = "aiomodelcache"
 SECONDS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0)
 """The bounds of the buckets of durations that the conventions advise for databases."""
 KEY_BUCKETS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -62,13 +62,13 @@ class OpenTelemetryObserver(Observer):
         self._trace: Any = required("opentelemetry.trace", "otel", "opentelemetry")
         self._context: Any = required("opentelemetry.context", "otel", "opentelemetry")
         metrics: Any = required("opentelemetry.metrics", "otel", "opentelemetry")
-        self._tracer: Any = self._trace.get_tracer(NAME, tracer_provider=tracer_provider)
+        self._tracer: Any = self._trace.get_tracer(SCOPE_NAME, tracer_provider=tracer_provider)
         self._statements = statements
         self._spans: WeakKeyDictionary[Operation, Span] = WeakKeyDictionary()
         self._attributes: WeakKeyDictionary[Operation, Attributes] = WeakKeyDictionary()
         """The attributes of the operations in progress, because their metrics need them, too."""
         self._tokens: dict[Operation, Any] = {}
-        meter: Any = metrics.get_meter(NAME, meter_provider=meter_provider)
+        meter: Any = metrics.get_meter(SCOPE_NAME, meter_provider=meter_provider)
 
         def durations(name: str, text: str) -> "Histogram":
             made: Histogram = meter.create_histogram(name, "s", text, explicit_bucket_boundaries_advisory=SECONDS)
@@ -76,22 +76,29 @@ class OpenTelemetryObserver(Observer):
 
         self._operations = durations("db.client.operation.duration", "Duration of database client operations.")
         self._durations: dict[type[Operation], Histogram] = {
-            Lookup: durations(f"{NAME}.lookup.duration", "Duration of lookups."),
-            RoundTrip: durations(f"{NAME}.round_trip.duration", "Duration of requests to the store."),
-            Statement: durations(f"{NAME}.statement.duration", "Duration of SQL statements of lookups that missed."),
-            Computation: durations(f"{NAME}.computation.duration", "Duration of computations of cached values."),
+            Lookup: durations(f"{SCOPE_NAME}.lookup.duration", "Duration of lookups."),
+            RoundTrip: durations(f"{SCOPE_NAME}.round_trip.duration", "Duration of requests to the store."),
+            Statement: durations(
+                f"{SCOPE_NAME}.statement.duration", "Duration of SQL statements of lookups that missed."
+            ),
+            Computation: durations(f"{SCOPE_NAME}.computation.duration", "Duration of computations of cached values."),
         }
         self._keys: Histogram = meter.create_histogram(
-            f"{NAME}.round_trip.keys", "{key}", "Keys per request.", explicit_bucket_boundaries_advisory=KEY_BUCKETS
+            f"{SCOPE_NAME}.round_trip.keys",
+            "{key}",
+            "Keys per request.",
+            explicit_bucket_boundaries_advisory=KEY_BUCKETS,
         )
-        self._lookups: Any = meter.create_counter(f"{NAME}.lookups", "{lookup}", "Lookups by class and outcome.")
-        self._fills: Any = meter.create_counter(f"{NAME}.fills", "{fill}", "Entries stored, and refused.")
-        self._writes: Any = meter.create_counter(f"{NAME}.writes", "{write}", "Steps of invalidations.")
-        self._near: Any = meter.create_counter(f"{NAME}.near.removals", "{entry}", "Near entries removed.")
+        self._lookups: Any = meter.create_counter(f"{SCOPE_NAME}.lookups", "{lookup}", "Lookups by class and outcome.")
+        self._fills: Any = meter.create_counter(f"{SCOPE_NAME}.fills", "{fill}", "Entries stored, and refused.")
+        self._writes: Any = meter.create_counter(f"{SCOPE_NAME}.writes", "{write}", "Steps of invalidations.")
+        self._near: Any = meter.create_counter(f"{SCOPE_NAME}.near.removals", "{entry}", "Near entries removed.")
         self._verifications: Any = meter.create_counter(
-            f"{NAME}.verifications", "{verification}", "Entries compared with the database."
+            f"{SCOPE_NAME}.verifications", "{verification}", "Entries compared with the database."
         )
-        self._breaker: Any = meter.create_up_down_counter(f"{NAME}.breaker.open", "{breaker}", "1 while it is open.")
+        self._breaker: Any = meter.create_up_down_counter(
+            f"{SCOPE_NAME}.breaker.open", "{breaker}", "1 while it is open."
+        )
 
     # Spans -------------------------------------------------------------------------------------------------
 
@@ -150,8 +157,8 @@ class OpenTelemetryObserver(Observer):
         attributes = self._attributes.pop(operation, {})
         own = {name: value for name, value in attributes.items() if name in _LABELS} | error
         if isinstance(operation, Lookup):
-            own = {f"{NAME}.cache": operation.cache, f"{NAME}.outcome": operation.outcome or ""}
-            own |= {f"{NAME}.background": True} if operation.background else {}
+            own = {f"{SCOPE_NAME}.cache": operation.cache, f"{SCOPE_NAME}.outcome": operation.outcome or ""}
+            own |= {f"{SCOPE_NAME}.background": True} if operation.background else {}
             self._lookups.add(1, own)
         elif isinstance(operation, RoundTrip):
             self._keys.record(operation.keys, own)
@@ -163,18 +170,18 @@ class OpenTelemetryObserver(Observer):
     def note(self, note: Note) -> None:
         """Records metrics."""
         if isinstance(note, Fill):
-            self._fills.add(1, {f"{NAME}.cache": note.cache, f"{NAME}.result": note.reason or "accepted"})
+            self._fills.add(1, {f"{SCOPE_NAME}.cache": note.cache, f"{SCOPE_NAME}.result": note.reason or "accepted"})
         elif isinstance(note, Write):
-            self._writes.add(1, {f"{NAME}.stage": note.stage})
+            self._writes.add(1, {f"{SCOPE_NAME}.stage": note.stage})
         elif isinstance(note, Breaker):
             self._breaker.add(1 if note.state == "open" else -1)
         elif isinstance(note, Verification):
-            self._verifications.add(1, {f"{NAME}.cache": note.cache, f"{NAME}.outcome": note.outcome})
+            self._verifications.add(1, {f"{SCOPE_NAME}.cache": note.cache, f"{SCOPE_NAME}.outcome": note.outcome})
         elif isinstance(note, NearChange):
-            self._near.add(note.keys, {f"{NAME}.kind": note.kind})
+            self._near.add(note.keys, {f"{SCOPE_NAME}.kind": note.kind})
 
 
-_LABELS: Final = frozenset({f"{NAME}.cache", f"{NAME}.command", f"{NAME}.model"})
+_LABELS: Final = frozenset({f"{SCOPE_NAME}.cache", f"{SCOPE_NAME}.command", f"{SCOPE_NAME}.model"})
 """The attributes of operations that label their metrics. The others have too many values."""
 _DATABASE: Final = frozenset(
     {"db.system.name", "db.operation.name", "db.collection.name", "server.address", "server.port"}
@@ -185,16 +192,16 @@ def _described(operation: Operation) -> tuple[str, Attributes]:
     """Returns the name of an operation's span, and its attributes that are known at its beginning."""
     if isinstance(operation, Lookup):
         attributes: Attributes = {
-            f"{NAME}.cache": operation.cache,
-            f"{NAME}.kind": operation.kind,
-            f"{NAME}.keys": len(operation.keys),
-            f"{NAME}.background": operation.background,
+            f"{SCOPE_NAME}.cache": operation.cache,
+            f"{SCOPE_NAME}.kind": operation.kind,
+            f"{SCOPE_NAME}.keys": len(operation.keys),
+            f"{SCOPE_NAME}.background": operation.background,
         }
         return f"{operation.kind} {operation.cache}", attributes
     if isinstance(operation, RoundTrip):
-        attributes = {f"{NAME}.command": operation.command, f"{NAME}.keys": operation.keys}
+        attributes = {f"{SCOPE_NAME}.command": operation.command, f"{SCOPE_NAME}.keys": operation.keys}
         if operation.backend != "RedisBackend":
-            return f"{NAME} {operation.command}", attributes
+            return f"{SCOPE_NAME} {operation.command}", attributes
         name = "MGET" if operation.command == "read" else "EVALSHA"
         host, port = operation.peer
         server: Attributes = {"server.address": host} if host else {}
@@ -202,19 +209,19 @@ def _described(operation: Operation) -> tuple[str, Attributes]:
         return name, attributes | server | {"db.system.name": "redis", "db.operation.name": name}
     if isinstance(operation, Statement):
         return f"SELECT {operation.table}", {
-            f"{NAME}.model": operation.model,
-            f"{NAME}.keys": operation.keys,
+            f"{SCOPE_NAME}.model": operation.model,
+            f"{SCOPE_NAME}.keys": operation.keys,
             "db.system.name": SYSTEMS.get(operation.dialect, operation.dialect),
             "db.operation.name": "SELECT",
             "db.collection.name": operation.table,
         }
     assert isinstance(operation, Computation), f"{operation!r} is no operation of the library"
-    return f"compute {operation.cache}", {f"{NAME}.cache": operation.cache}
+    return f"compute {operation.cache}", {f"{SCOPE_NAME}.cache": operation.cache}
 
 
 def _outcome(lookup: Lookup) -> dict[str, str | int]:
-    found: dict[str, str | int] = {f"{NAME}.outcome": lookup.outcome or "", f"{NAME}.size": lookup.size}
-    return found | ({f"{NAME}.reason": lookup.reason} if lookup.reason else {})
+    found: dict[str, str | int] = {f"{SCOPE_NAME}.outcome": lookup.outcome or "", f"{SCOPE_NAME}.size": lookup.size}
+    return found | ({f"{SCOPE_NAME}.reason": lookup.reason} if lookup.reason else {})
 
 
 def _error_type(operation: Operation) -> str | None:

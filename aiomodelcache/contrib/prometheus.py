@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from prometheus_client.core import Metric
 
-NAME: Final = "aiomodelcache"
+METRIC_PREFIX: Final = "aiomodelcache"
 MAX_SCRAPE_WAIT: Final = 2.0
 """Maximum seconds that a scrape in another thread waits for the other processes' counters. Then it has the own ones."""
 
@@ -136,7 +136,7 @@ class ModelCacheCollector:
         workers: tuple[Worker, ...] = () if fleet is None else fleet.workers
         for name, text, label, fields in _BY_CACHE:
             labels = ["worker", "cache", *([label] if label else [])]
-            family = self._counter(f"{NAME}_{name}", text, labels=labels)
+            family = self._counter(f"{METRIC_PREFIX}_{name}", text, labels=labels)
             for worker in workers:
                 for cache, counters in worker.stats.by_cache.items():
                     for value, field in fields.items():
@@ -144,17 +144,19 @@ class ModelCacheCollector:
                         family.add_metric([worker.name, cache, *further], getattr(counters, field))
             yield family
         for name, text, attribute in _BY_WORKER:
-            family = self._counter(f"{NAME}_{name}", text, labels=["worker"])
+            family = self._counter(f"{METRIC_PREFIX}_{name}", text, labels=["worker"])
             for worker in workers:
                 family.add_metric([worker.name], attrgetter(attribute)(worker.stats))
             yield family
         for name, text, value_of in _GAUGES:
-            family = self._gauge(f"{NAME}_{name}", text, labels=["worker"])
+            family = self._gauge(f"{METRIC_PREFIX}_{name}", text, labels=["worker"])
             for worker in workers:
                 family.add_metric([worker.name], value_of(worker))
             yield family
         family = self._gauge(
-            f"{NAME}_load_limit", "Statements of lookups that may be in flight.", labels=["worker", "connection"]
+            f"{METRIC_PREFIX}_load_limit",
+            "Statements of lookups that may be in flight.",
+            labels=["worker", "connection"],
         )
         for worker in workers:
             for connection, limit in worker.stats.load_limits.items():
@@ -162,13 +164,17 @@ class ModelCacheCollector:
         yield family
         for attribute, (kind, name, text) in RELAY_METRICS.items():
             make = self._gauge if kind == "gauge" else self._counter
-            family = make(f"{NAME}_relay_{name.removesuffix('_total')}", f"{text}.", labels=["worker", "connection"])
+            family = make(
+                f"{METRIC_PREFIX}_relay_{name.removesuffix('_total')}", f"{text}.", labels=["worker", "connection"]
+            )
             for worker in workers:
                 for relay in worker.relays:
                     if (number := getattr(relay, attribute)) is not None:
                         family.add_metric([worker.name, relay.connection], number)
             yield family
-        complete = self._gauge(f"{NAME}_fleet_complete", "1 if the other workers' counts were read.", labels=[])
+        complete = self._gauge(
+            f"{METRIC_PREFIX}_fleet_complete", "1 if the other workers' counts were read.", labels=[]
+        )
         if fleet is not None:
             complete.add_metric([], fleet.complete)
         yield complete

@@ -18,7 +18,7 @@ from aiomodelcache.entries.policy import InvalidationType
 from aiomodelcache.entries.results import DontCache
 from aiomodelcache.exceptions import CacheConfigurationError
 from aiomodelcache.open_cache import default_cache
-from aiomodelcache.write.manual import clear, transactions
+from aiomodelcache.write.manual import clear_declarations, transactions
 
 if TYPE_CHECKING:
     from aiomodelcache.query.explain import Explanation
@@ -106,7 +106,7 @@ class CachedFunction(Generic[P, T]):
         and sent later.
         """
         cache = default_cache().writable()
-        await clear(cache, [(self._declaration.result(cache), transactions(cache))])
+        await clear_declarations(cache, [(self._declaration.result(cache), transactions(cache))])
 
 
 class ValueQuery(BaseValueQuery[T], Generic[T]):

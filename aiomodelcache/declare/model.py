@@ -7,7 +7,7 @@ from tortoise.models import Model
 from aiomodelcache.declare.captured import CapturedWrites
 from aiomodelcache.declare.manager import CacheAttribute
 from aiomodelcache.declare.queryset_types import QueriedModel
-from aiomodelcache.declare.registry import watch
+from aiomodelcache.declare.registry import record_model
 from aiomodelcache.exceptions import CacheConfigurationError
 
 
@@ -32,4 +32,4 @@ class CachedModel(CapturedWrites, QueriedModel):
         super().__init_subclass__(**kwargs)
         if not isinstance(cls.__dict__.get("cache", CacheAttribute()), CacheAttribute):
             raise CacheConfigurationError(f"{cls.__name__}.cache hides the cache manager: rename the attribute.")
-        watch(cls)
+        record_model(cls)

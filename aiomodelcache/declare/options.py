@@ -122,7 +122,7 @@ def manager_attributes(manager: type) -> dict[str, Any]:
     return declared_attributes(manager, META_ATTRIBUTES)
 
 
-def parse(origin: str, attributes: dict[str, Any]) -> Options:
+def parse_options(origin: str, attributes: dict[str, Any]) -> Options:
     """Checks the form of a declaration's attributes and returns them as ``Options``.
 
     Raises ``CacheConfigurationError``.

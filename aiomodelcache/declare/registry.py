@@ -27,10 +27,10 @@ def declare(cls: type) -> None:
     declared.add(cls)
     model: Any = cls.__dict__.get("model")
     if isinstance(model, type) and issubclass(model, Model):
-        watch(model)
+        record_model(model)
 
 
-def watch(model: type[Model]) -> None:
+def record_model(model: type[Model]) -> None:
     """Records a cached model, so that its writes warn while no cache is open. Idempotent."""
     if not is_abstract(model):
         cached_models.add(model)

@@ -17,7 +17,7 @@ from aiomodelcache.encoding.codec import Codec
 from aiomodelcache.encoding.messages import SafeTypeError, described
 from aiomodelcache.entries.base import keep_near
 from aiomodelcache.entries.by_value import ByValueEntries
-from aiomodelcache.entries.copies import keep
+from aiomodelcache.entries.copies import set_resilience
 from aiomodelcache.entries.policy import InvalidationType, Lifetimes, Policy
 from aiomodelcache.entries.resilience import SLIDING_PART, Resilience
 from aiomodelcache.entries.results import ResultEntries
@@ -180,7 +180,7 @@ class ValueDeclaration(msgspec.Struct, frozen=True, kw_only=True, eq=False):
                 lease_ttl=config.compute_ttl,
                 counters=cache.stats.of(label),
             )
-            keep(entries, resilience)
+            set_resilience(entries, resilience)
             entries.near = (config.near if self.near is None else self.near) and not varies
             keep_near(cache.guarded.near, entries, cache.space)
             cache.guarded.start_tracking()

@@ -21,7 +21,7 @@ from aiomodelcache.declare.resilience import returning_errors
 from aiomodelcache.declare.value_declarations import BULK_SIGNATURE, Timeout, ValueDeclaration, key_part, tuple_of
 from aiomodelcache.durations import Duration
 from aiomodelcache.encoding.codec import Codec
-from aiomodelcache.encoding.messages import cause, described, reason
+from aiomodelcache.encoding.messages import described, safe_cause, safe_reason
 from aiomodelcache.encoding.together import KnownKeys
 from aiomodelcache.entries.derived import DerivedEntries
 from aiomodelcache.entries.policy import InvalidationType
@@ -35,7 +35,7 @@ from aiomodelcache.query.computed import computed
 from aiomodelcache.query.dependencies import fresh
 from aiomodelcache.scopes.request import Scope
 from aiomodelcache.scopes.tracking import Tracker, TrackingBlock, current_tracker
-from aiomodelcache.write.manual import clear, invalidate_entries, is_invalidated_in, transactions
+from aiomodelcache.write.manual import clear_declarations, invalidate_entries, is_invalidated_in, transactions
 
 if TYPE_CHECKING:
     from aiomodelcache.query.explain import Explanation
@@ -71,7 +71,7 @@ class BaseValueQuery(CacheQuery[T]):
             is_plain = cast("Any", type(key)) is tuple and _PLAIN_TYPES.issuperset(map(type, key))
             return result, result.key(([*key] if is_plain else key_part(key),))
         except TypeError as error:
-            raise TypeError(f"{self._declaration.origin}: {reason(error)}") from cause(error)
+            raise TypeError(f"{self._declaration.origin}: {safe_reason(error)}") from safe_cause(error)
 
     def located(self, cache: OpenCache) -> tuple[Any, Iterable[bytes]]:
         result, key = self.locate(cache)
@@ -342,7 +342,7 @@ class ValueCache(BaseValueQuery[T], Generic[T]):
         and sent later.
         """
         cache = default_cache().writable()
-        await clear(cache, [(cls._declared.result(cache), transactions(cache))])
+        await clear_declarations(cache, [(cls._declared.result(cache), transactions(cache))])
 
 
 def declaration_of(cls: type[ValueCache[Any]]) -> ValueDeclaration:

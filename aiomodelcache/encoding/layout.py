@@ -46,7 +46,7 @@ CLAIM: Final = b"C"
 
 TOKEN_SIZE: Final = 16
 PREFIX_SIZE: Final = 1 + TOKEN_SIZE
-PREFIX: Final = slice(PREFIX_SIZE)
+STATE_AND_TOKEN: Final = slice(PREFIX_SIZE)
 """The place of an entry's state and token."""
 FINGERPRINT_SIZE: Final = 8
 FINGERPRINT: Final = slice(PREFIX_SIZE, PREFIX_SIZE + FINGERPRINT_SIZE)
@@ -60,7 +60,7 @@ CREATED: Final = slice(_CHECKSUM.stop, _CHECKSUM.stop + 8)
 """The place of an entry's creation time, whose bytes sort like times. A stale copy has zero, which sorts first."""
 _BODY: Final = slice(_CHECKSUM.stop, None)
 PAYLOAD: Final = slice(CREATED.stop, None)
-"""The place of the payload, which ``unpack`` returns of an entry with the right checksum."""
+"""The place of the payload, which ``unpack_entry`` returns of an entry with the right checksum."""
 HEADER: Final = slice(CREATED.stop)
 """The place of all but the payload. Entries with the same header are the same, as it holds a token and a checksum."""
 
@@ -103,7 +103,7 @@ def new_version(incarnation: bytes = b"") -> bytes:
     return VERSION + incarnation + new_token()[len(incarnation) :]
 
 
-def pack(state: bytes, token: bytes, guard: bytes, created_ms: int, payload: bytes = b"") -> bytes:
+def pack_entry(state: bytes, token: bytes, guard: bytes, created_ms: int, payload: bytes = b"") -> bytes:
     """Builds a ``V``, ``N`` or ``S`` entry. ``guard`` is the fingerprint and the epoch."""
     body = created_ms.to_bytes(8) + payload
     return b"".join((state, token, guard, crc32(body, state[0]).to_bytes(4), body))
@@ -111,7 +111,7 @@ def pack(state: bytes, token: bytes, guard: bytes, created_ms: int, payload: byt
 
 def with_created(entry: bytes, created_ms: int) -> bytes:
     """Returns a ``V`` entry as if it were built at another time, with the same token. Raises ``DamagedEntry``."""
-    return pack(entry[:1], entry[1:PREFIX_SIZE], entry[GUARD], created_ms, unpack(entry))
+    return pack_entry(entry[:1], entry[1:PREFIX_SIZE], entry[GUARD], created_ms, unpack_entry(entry))
 
 
 def stale_copy(entry: bytes) -> bytes:
@@ -119,13 +119,13 @@ def stale_copy(entry: bytes) -> bytes:
 
     The copy has a new token, so that a reader of the original does not mistake the copy for the original.
     """
-    payload = unpack(entry)
+    payload = unpack_entry(entry)
     if entry[:1] != STALE:
         payload = entry[:1] + payload
-    return pack(STALE, new_token(), entry[GUARD], 0, payload)
+    return pack_entry(STALE, new_token(), entry[GUARD], 0, payload)
 
 
-def unpack(entry: bytes) -> bytes:
+def unpack_entry(entry: bytes) -> bytes:
     """Returns the payload of a ``V``, ``N`` or ``S`` entry. Raises ``DamagedEntry``."""
     if len(entry) < _HEADER_SIZE or crc32(entry[_BODY], entry[0]).to_bytes(4) != entry[_CHECKSUM]:
         raise DamagedEntry("its checksum is wrong")

@@ -26,14 +26,14 @@ def described(value: object) -> str:
     return "None" if value is None else f"<{type(value).__qualname__}>"
 
 
-def reason(error: BaseException) -> str:
+def safe_reason(error: BaseException) -> str:
     """Returns the text of an error if it holds no value, else the name of its class."""
     text = str(error) if isinstance(error, SafeError | msgspec.ValidationError) else ""
     return text if isinstance(error, SafeError) or re.fullmatch(_MSGSPEC, text) else type(error).__qualname__
 
 
-def cause(error: BaseException) -> BaseException:
+def safe_cause(error: BaseException) -> BaseException:
     """Returns the error to chain a message to: the error, or one without its text that has its traceback."""
     if isinstance(error, SafeError):
         return error
-    return SafeError(f"{reason(error)} (its text may hold values)").with_traceback(error.__traceback__)
+    return SafeError(f"{safe_reason(error)} (its text may hold values)").with_traceback(error.__traceback__)

@@ -193,11 +193,11 @@ def tags_of(names: tuple[str, ...], number: int) -> Sequence[bytes]:
         slot = (first + partition * SLOTS // number) % SLOTS
         beginning = b"%02x" % partition
         # The checksum is linear: that of a text is that of its beginning followed by zeros, xor that of its end.
-        tags.append(b"{%b%b}" % (beginning, letters[slot ^ slot_of(beginning + bytes(_SALT))]))
+        tags.append(b"{%b%b}" % (beginning, letters[slot ^ _slot_of_tag(beginning + bytes(_SALT))]))
     return tags
 
 
-def slot_of(tag: bytes) -> int:
+def _slot_of_tag(tag: bytes) -> int:
     """Returns the hash slot of a tag without its braces."""
     return crc_hqx(tag, 0) % SLOTS
 
@@ -208,7 +208,7 @@ def _letters_by_slot() -> dict[int, bytes]:
     found: dict[int, bytes] = {}
     for letters in itertools.product((string.ascii_letters + string.digits).encode(), repeat=_SALT):
         text = bytes(letters)
-        found.setdefault(slot_of(text), text)
+        found.setdefault(_slot_of_tag(text), text)
         if len(found) == SLOTS:
             break
     return found

@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from aiomodelcache.encoding.codec import NATIVE, DecodeError, EncodeError
-from aiomodelcache.encoding.messages import SafeTypeError, cause, described, reason
+from aiomodelcache.encoding.messages import SafeTypeError, described, safe_cause, safe_reason
 from aiomodelcache.encoding.values import encoder, read_extension
 
 
@@ -132,8 +132,8 @@ class RowCodec:
         except Exception as error:
             missing = [name for name in self._names if name not in values]
             if missing:
-                raise EncodeError(f"it lacks {', '.join(missing)}") from cause(error)
-            raise EncodeError(re.sub(r"`\$\[(\d+)\]", self._column_name, reason(error))) from cause(error)
+                raise EncodeError(f"it lacks {', '.join(missing)}") from safe_cause(error)
+            raise EncodeError(re.sub(r"`\$\[(\d+)\]", self._column_name, safe_reason(error))) from safe_cause(error)
         return data
 
     def decode(self, data: bytes) -> dict[str, Any]:
@@ -141,7 +141,7 @@ class RowCodec:
         try:
             return self.decode_unsafely(data)
         except Exception as error:
-            raise DecodeError(reason(error)) from cause(error)
+            raise DecodeError(safe_reason(error)) from safe_cause(error)
 
     def decode_unsafely(self, data: bytes) -> dict[str, Any]:
         """Decodes like ``decode``, but lets the exceptions of msgspec and of a user's own ``load`` pass."""
@@ -203,7 +203,7 @@ class KeysCodec:
                 for pk, decoded in zip(pks, self._decode(data), strict=True):
                     _check_round_trip(self._name, pk, decoded, dump)
         except Exception as error:
-            raise EncodeError(reason(error)) from cause(error)
+            raise EncodeError(safe_reason(error)) from safe_cause(error)
         return data
 
     def decode(self, data: bytes) -> list[Any]:
@@ -211,7 +211,7 @@ class KeysCodec:
         try:
             return self._decode(data)
         except Exception as error:
-            raise DecodeError(reason(error)) from cause(error)
+            raise DecodeError(safe_reason(error)) from safe_cause(error)
 
     def _decode(self, data: bytes) -> list[Any]:
         load = self._load

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from aiomodelcache.encoding.codec import Codec, DecodeError, EncodeError
-from aiomodelcache.encoding.messages import SafeTypeError, cause, described, reason
+from aiomodelcache.encoding.messages import SafeTypeError, described, safe_cause, safe_reason
 from aiomodelcache.encoding.pydantic_models import dump_model, load_model
 from aiomodelcache.encoding.same import check_same
 from aiomodelcache.encoding.shapes import ANY, Shape, is_pydantic, shape_of
@@ -48,14 +48,14 @@ class TypedCodec:
                 return mark + data
         first = next((error for error in errors if isinstance(error, SafeTypeError)), errors[0])
         text = str(first) if isinstance(first, SafeTypeError) else f"{described(value)} is not of the annotated type"
-        raise EncodeError(text) from cause(first)
+        raise EncodeError(text) from safe_cause(first)
 
     def decode(self, data: bytes) -> Any:
         """Returns an equal value of the same type, a new object on each call. Raises ``DecodeError``."""
         try:
             return self._decoders[data[:1]](data[1:])
         except Exception as error:
-            raise DecodeError(reason(error)) from cause(error)
+            raise DecodeError(safe_reason(error)) from safe_cause(error)
 
 
 def codec_of(annotation: Any) -> tuple[Codec, Shape]:

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from aiomodelcache.encoding.codec import DecodeError
-from aiomodelcache.encoding.messages import SafeTypeError, cause, reason
+from aiomodelcache.encoding.messages import SafeTypeError, safe_cause, safe_reason
 
 encoder: Final = msgspec.msgpack.Encoder(uuid_format="bytes")
 
@@ -37,7 +37,7 @@ class ValueCodec:
         try:
             return _untyped.decode(data)
         except Exception as error:
-            raise DecodeError(reason(error)) from cause(error)
+            raise DecodeError(safe_reason(error)) from safe_cause(error)
 
 
 class InstanceReference(NamedTuple):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final
 
-from aiomodelcache.encoding.messages import reason
+from aiomodelcache.encoding.messages import safe_reason
 from aiomodelcache.engine.run import DoneCallback, NotCached
 from aiomodelcache.entries.policy import Lifetimes
 from aiomodelcache.exceptions import CacheNotOpen
@@ -89,4 +89,4 @@ class BackgroundPlans:
         self._in_flight -= 1
         if error is not None and not isinstance(error, NotCached | CacheNotOpen):
             counters.unrefreshed += 1
-            counters.warn_once("unrefreshed", "aiomodelcache: an entry could not be refreshed: %s", reason(error))
+            counters.warn_once("unrefreshed", "aiomodelcache: an entry could not be refreshed: %s", safe_reason(error))

@@ -24,9 +24,9 @@ from aiomodelcache.encoding.layout import (
     VALUE,
     DamagedEntry,
     new_token,
-    pack,
+    pack_entry,
     process_mark,
-    unpack,
+    unpack_entry,
 )
 from aiomodelcache.exceptions import BackendError
 from aiomodelcache.observe.fleet import Fleet, Worker, decode_worker, encode_worker
@@ -136,7 +136,7 @@ class StatsPublisher:
             await asyncio.sleep(PUBLISH_INTERVAL)
 
     async def _fill(self, worker: Worker) -> bool:
-        entry = pack(VALUE, self._token, _GUARD, int(self._worker.started * 1000), encode_worker(worker))
+        entry = pack_entry(VALUE, self._token, _GUARD, int(self._worker.started * 1000), encode_worker(worker))
         fill = Fill(self._key, self._expected, entry, int(PUBLISHED_TTL * 1000))
         [stored] = await self._guarded.call(self._guarded.backend.fill([fill]), 1)
         if stored:
@@ -171,6 +171,6 @@ def _decoded(entry: bytes | None) -> Worker | None:
     if entry is None or entry[:1] != VALUE:
         return None
     try:
-        return decode_worker(unpack(entry))
+        return decode_worker(unpack_entry(entry))
     except DamagedEntry:
         return None

@@ -22,7 +22,7 @@ from aiomodelcache.encoding.layout import (
     is_intent,
     is_lease,
 )
-from aiomodelcache.encoding.messages import reason
+from aiomodelcache.encoding.messages import safe_reason
 from aiomodelcache.encoding.partitions import Partitions
 from aiomodelcache.entries.policy import Lifetimes
 from aiomodelcache.observe.stats import Counters
@@ -110,14 +110,14 @@ def count_undecodable(counters: Counters, name: str, error: Exception) -> Miss:
     """Returns a miss for an entry that cannot be read, and counts and logs it."""
     counters.undecodable += 1
     counters.warn_once(
-        "undecodable", "aiomodelcache: an entry of %s cannot be read, it is a miss: %s", name, reason(error)
+        "undecodable", "aiomodelcache: an entry of %s cannot be read, it is a miss: %s", name, safe_reason(error)
     )
     return NoValue.MISS
 
 
 def warn_unencodable(counters: Counters, name: str, error: EncodeError, noun: str = "row") -> None:
     """Logs a row that cannot be stored, or a value that ``noun`` names instead."""
-    counters.warn_once("unencodable", f"aiomodelcache: a {noun} of %s cannot be stored: %s", name, reason(error))
+    counters.warn_once("unencodable", f"aiomodelcache: a {noun} of %s cannot be stored: %s", name, safe_reason(error))
 
 
 def is_version(value: bytes | None) -> bool:

@@ -10,8 +10,8 @@ from sys import getsizeof
 from typing import Any, Final
 
 from aiomodelcache.encoding.codec import EncodeError
-from aiomodelcache.encoding.layout import GUARD, HEADER, unpack
-from aiomodelcache.encoding.messages import cause, reason
+from aiomodelcache.encoding.layout import GUARD, HEADER, unpack_entry
+from aiomodelcache.encoding.messages import safe_cause, safe_reason
 from aiomodelcache.encoding.shared import SharedPlain
 from aiomodelcache.entries.base import VALUE_BYTE, NoValue, count_mismatched, fingerprint
 from aiomodelcache.entries.decoded import Kept
@@ -75,7 +75,7 @@ class ByValueEntries(DerivedEntries):
 
     def _keep(self, entry: bytes, header: bytes) -> Kept | None:
         """Keeps the value of an entry decoded, unless that gains nothing. Raises for damaged bytes."""
-        payload = unpack(entry)
+        payload = unpack_entry(entry)
         keys, tokens, start = split(payload)
         shared = self._instances.decode_shared(payload[start:])
         if shared is None:
@@ -91,7 +91,7 @@ class ByValueEntries(DerivedEntries):
         try:
             return super()._unpack_value(payload, decode)
         except OtherSchema as error:
-            count_mismatched(self.counters, self.name, reason(error))
+            count_mismatched(self.counters, self.name, safe_reason(error))
             return NoValue.MISS
 
     def _pack_content(self, value: Any) -> bytes:
@@ -102,4 +102,4 @@ class ByValueEntries(DerivedEntries):
         except EncodeError:
             raise
         except Exception as error:
-            raise EncodeError(reason(error)) from cause(error)
+            raise EncodeError(safe_reason(error)) from safe_cause(error)

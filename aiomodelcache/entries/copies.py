@@ -9,8 +9,8 @@ from typing import Any, Final
 from tortoise.models import Model
 
 from aiomodelcache.encoding.codec import EncodeError
-from aiomodelcache.encoding.layout import GUARD, STALE, VALUE, new_token, pack, unpack
-from aiomodelcache.encoding.messages import cause, reason
+from aiomodelcache.encoding.layout import GUARD, STALE, VALUE, new_token, pack_entry, unpack_entry
+from aiomodelcache.encoding.messages import safe_cause, safe_reason
 from aiomodelcache.entries.base import Miss, NoValue, count_undecodable, warn_unencodable
 from aiomodelcache.entries.instances import InstanceCodec
 from aiomodelcache.entries.resilience import Resilience
@@ -35,11 +35,11 @@ class Copies:
         try:
             content = self._instances.encode(value)
         except Exception as error:
-            failure = error if isinstance(error, EncodeError) else EncodeError(reason(error))
-            failure.__cause__ = cause(error)
+            failure = error if isinstance(error, EncodeError) else EncodeError(safe_reason(error))
+            failure.__cause__ = safe_cause(error)
             warn_unencodable(self._result.counters, self._result.name, failure, "copy")
             return b""
-        return pack(STALE, new_token(), entry[GUARD], 0, VALUE + content)
+        return pack_entry(STALE, new_token(), entry[GUARD], 0, VALUE + content)
 
     def is_copy(self, held: bytes | None, epoch: bytes | None) -> bool:
         """Returns True if these bytes are a copy of this version of the program, since the last ``clear()``."""
@@ -52,7 +52,7 @@ class Copies:
         if held is None or not self.is_copy(held, epoch):
             return NoValue.MISS
         try:
-            value = self._instances.decode(unpack(held)[1:])
+            value = self._instances.decode(unpack_entry(held)[1:])
         except Exception as error:  # also one of another schema
             return count_undecodable(self._result.counters, self._result.name, error)
         return map_nested(value, Model, _marked) if self._result.may_refer else value
@@ -63,7 +63,7 @@ def _marked(instance: Model) -> Model:
     return instance
 
 
-def keep(result: ResultEntries, resilience: Resilience) -> None:
+def set_resilience(result: ResultEntries, resilience: Resilience) -> None:
     """Sets what happens if a computation of these results fails, and how long each of them lives."""
     result.survive(resilience)
     if resilience.stale_if_error:

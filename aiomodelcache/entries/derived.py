@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, cast
 import msgspec
 
 from aiomodelcache.encoding.codec import DecodeError
-from aiomodelcache.encoding.layout import GUARD, HEADER, PREFIX, PREFIX_SIZE, unpack
+from aiomodelcache.encoding.layout import GUARD, HEADER, PREFIX_SIZE, STATE_AND_TOKEN, unpack_entry
 from aiomodelcache.entries.base import Miss, NoValue, fingerprint
 from aiomodelcache.entries.decoded import NOTHING_DECODED, Decoded
 from aiomodelcache.entries.predictions import Prediction
@@ -26,7 +26,7 @@ MANY_DEPENDENCIES: Final = 48
 _encode_dependencies = msgspec.msgpack.Encoder().encode
 _decode_dependencies: Final = msgspec.msgpack.Decoder(list[bytes])
 _LENGTH_SIZE: Final = 4
-_prefix: Final[Callable[[bytes | None], bytes]] = cast("Any", itemgetter(PREFIX))
+_prefix: Final[Callable[[bytes | None], bytes]] = cast("Any", itemgetter(STATE_AND_TOKEN))
 _PACKED_TOKEN: Final = b"\xc4%c" % PREFIX_SIZE
 """The bytes before each token in a packed list."""
 
@@ -179,7 +179,7 @@ class DerivedEntries(ResultEntries):
             return NoValue.MISS
         header = entry[HEADER]
         shared = self.find_shared(entry, known) if header == known.header else None
-        payload = unpack(entry) if shared is None else b""
+        payload = unpack_entry(entry) if shared is None else b""
         if header != known.header:
             if self.may_be_younger(entry, known):
                 return NoValue.MISS

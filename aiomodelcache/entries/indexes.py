@@ -16,8 +16,8 @@ from aiomodelcache.encoding.layout import (
     GUARD,
     STALE,
     VALUE,
-    pack,
-    unpack,
+    pack_entry,
+    unpack_entry,
 )
 from aiomodelcache.entries.base import (
     ANY_EPOCH,
@@ -123,7 +123,7 @@ class IndexEntries(KeyedEntries):
         if entry[GUARD] != self.fingerprint + version:
             return count_unusable(self.counters, self.schema.name, entry, self.fingerprint)
         try:
-            payload = unpack(entry)
+            payload = unpack_entry(entry)
             if state == STALE:
                 state, payload = self.policy.unwrap_copy(payload)
             if state == VALUE:
@@ -149,7 +149,7 @@ class IndexEntries(KeyedEntries):
             return True
         guard = self.fingerprint + (ANY_EPOCH if self.unique else entry[EPOCH])
         try:
-            if entry[GUARD] != guard or not self.rows.same_pks(self.decode(unpack(entry)), prediction.pks):
+            if entry[GUARD] != guard or not self.rows.same_pks(self.decode(unpack_entry(entry)), prediction.pks):
                 return False
         except Exception:  # damaged, or hostile
             return False
@@ -160,9 +160,9 @@ class IndexEntries(KeyedEntries):
     def entry(self, token: bytes, epoch: bytes, pks: Sequence[Any]) -> bytes:
         """Returns the entry that lists these rows, or the absence if the index is unique and there is no row."""
         if self.unique and not pks:
-            return pack(ABSENT, token, self.fingerprint + epoch[1:], now_ms())
+            return pack_entry(ABSENT, token, self.fingerprint + epoch[1:], now_ms())
         guard = self.fingerprint + (ANY_EPOCH if self.unique else epoch[1:])
-        return pack(VALUE, token, guard, now_ms(), self.schema.pks_codec.encode(pks))
+        return pack_entry(VALUE, token, guard, now_ms(), self.schema.pks_codec.encode(pks))
 
     def entry_of(self, token: bytes, epoch: bytes, rows: Sequence[RowValues]) -> bytes:
         """Returns the entry that lists these rows, in this order."""

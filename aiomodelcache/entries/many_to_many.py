@@ -16,8 +16,8 @@ from tortoise.queryset import QuerySet
 from aiomodelcache.encoding import keys
 from aiomodelcache.encoding.codec import EncodeError
 from aiomodelcache.encoding.keys import KeySpace
-from aiomodelcache.encoding.layout import VALUE, pack
-from aiomodelcache.encoding.messages import cause
+from aiomodelcache.encoding.layout import VALUE, pack_entry
+from aiomodelcache.encoding.messages import safe_cause
 from aiomodelcache.entries.base import fingerprint, now_ms
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.policy import Lifetimes, Policy
@@ -106,7 +106,7 @@ class ManyToManyEntries(IndexEntries):
     def entry_of(self, token: bytes, epoch: bytes, rows: Sequence[RowValues]) -> bytes:
         """Returns the entry that lists these rows, with a digest of the values that they are ordered by."""
         payload = self._digest(rows) + self.schema.pks_codec.encode([row[self.schema.pk] for row in rows])
-        return pack(VALUE, token, self.fingerprint + epoch[1:], now_ms(), payload)
+        return pack_entry(VALUE, token, self.fingerprint + epoch[1:], now_ms(), payload)
 
     def _decode(self, payload: bytes) -> "ListedPks":
         return ListedPks(self.schema.pks_codec.decode(payload[_DIGEST_SIZE:]), payload[:_DIGEST_SIZE])
@@ -128,7 +128,7 @@ class ManyToManyEntries(IndexEntries):
         try:
             encoded = [keys.encode_value(key_value(name, row[name])) for row in rows for name in self.ordering]
         except TypeError as error:
-            raise EncodeError("it is ordered by a column whose values have no equality") from cause(error)
+            raise EncodeError("it is ordered by a column whose values have no equality") from safe_cause(error)
         return hashlib.blake2b(b":".join(encoded), digest_size=_DIGEST_SIZE).digest()
 
 

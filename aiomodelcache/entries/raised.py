@@ -10,7 +10,7 @@ from typing import Any, Final
 from tortoise.models import Model
 
 from aiomodelcache.encoding.codec import DecodeError, EncodeError
-from aiomodelcache.encoding.messages import cause, reason
+from aiomodelcache.encoding.messages import safe_cause, safe_reason
 from aiomodelcache.encoding.values import InstanceReference, ValueCodec
 from aiomodelcache.entries.base import fingerprint
 from aiomodelcache.orm.meta import full_name
@@ -49,7 +49,7 @@ class ErrorCodec:
             again = self.decode(data).error
             same = (again.args, vars(again), str(again)) == (error.args, vars(error), str(error))
         except Exception as failure:
-            raise EncodeError(reason(failure)) from cause(failure)
+            raise EncodeError(safe_reason(failure)) from safe_cause(failure)
         if not same:
             raise EncodeError(f"a {kind.__qualname__} is more than its arguments and attributes")
         return data

@@ -15,8 +15,8 @@ from tortoise.models import Model
 from aiomodelcache.durations import parse_duration_or_zero
 from aiomodelcache.encoding.codec import Codec, DecodeError, EncodeError
 from aiomodelcache.encoding.keys import KeySpace
-from aiomodelcache.encoding.layout import ABSENT, GUARD, STALE, VALUE, pack, unpack
-from aiomodelcache.encoding.messages import cause, described, reason
+from aiomodelcache.encoding.layout import ABSENT, GUARD, STALE, VALUE, pack_entry, unpack_entry
+from aiomodelcache.encoding.messages import described, safe_cause, safe_reason
 from aiomodelcache.encoding.partitions import partitions_of
 from aiomodelcache.encoding.values import MAX_NESTING, TOO_DEEP, InstanceReference, ValueCodec, is_surely_plain
 from aiomodelcache.entries.base import (
@@ -160,7 +160,7 @@ class ResultEntries:
                 return count_unusable(self.counters, self.name, entry, self.fingerprint)
             decode = self.errors.decode
         try:
-            state, payload = entry[:1], unpack(entry)
+            state, payload = entry[:1], unpack_entry(entry)
             if state == STALE:
                 state, payload = self.policy.unwrap_copy(payload)
             return self._unpack_value(payload, decode) if state == VALUE else NoValue.MISS
@@ -174,7 +174,7 @@ class ResultEntries:
         """
         if entry[GUARD] != self.fingerprint + epoch[1:]:
             return NoValue.MISS
-        payload = unpack(entry)
+        payload = unpack_entry(entry)
         return self.decode(payload) if self.is_plain(payload) else NoValue.MISS
 
     def is_plain(self, content: bytes) -> bool:
@@ -204,7 +204,7 @@ class ResultEntries:
             warn_unencodable(self.counters, self.name, error, "value")
             return b""
         kind = self.errors if self.errors is not None and type(value) is Raised else self
-        return pack(VALUE, token, kind.fingerprint + epoch[1:], now_ms(), payload)
+        return pack_entry(VALUE, token, kind.fingerprint + epoch[1:], now_ms(), payload)
 
     def _pack_value(self, value: Any, dependencies: bytes) -> bytes:
         if self.errors is not None and type(value) is Raised:
@@ -214,7 +214,7 @@ class ResultEntries:
         except EncodeError:
             raise
         except Exception as error:
-            raise EncodeError(reason(error)) from cause(error)
+            raise EncodeError(safe_reason(error)) from safe_cause(error)
 
     def ttl(self, value: Any) -> int:
         """Returns the lifetime of a value's entry, in milliseconds. None lives as long as other absences.
@@ -226,7 +226,7 @@ class ResultEntries:
         except Exception as error:
             self.counters.unfillable += 1
             self.counters.warn_once(
-                "timeout", "aiomodelcache: the timeout of a value of %s failed: %s", self.name, reason(error)
+                "timeout", "aiomodelcache: the timeout of a value of %s failed: %s", self.name, safe_reason(error)
             )
             return 0
         return self.lifetimes.jittered(seconds) if seconds else 0

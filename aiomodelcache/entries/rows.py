@@ -15,8 +15,8 @@ from aiomodelcache.encoding.layout import (
     PAYLOAD,
     STALE,
     VALUE,
-    pack,
-    unpack,
+    pack_entry,
+    unpack_entry,
 )
 from aiomodelcache.encoding.native import rows_decoder
 from aiomodelcache.encoding.partitions import partitions_of
@@ -184,7 +184,7 @@ class RowEntries(KeyedEntries):
         """
         if entry[GUARD] != self._guard or entry[0] != VALUE_BYTE or entry[CREATED] <= self.lifetimes.due:
             return None
-        payload = unpack(entry)
+        payload = unpack_entry(entry)
         row = self._decode(payload)
         row.update(self._loaded)
         if self.decoded.to_keep(entry):
@@ -288,7 +288,7 @@ class RowEntries(KeyedEntries):
                 kept.used = True
                 self.decoded.counters.hits += 1
                 return self._columns_of(kept.content)
-            state, payload = entry[:1], unpack(entry)
+            state, payload = entry[:1], unpack_entry(entry)
             if state == STALE:
                 state, payload = self.policy.unwrap_copy(payload)
             if state == VALUE:
@@ -320,5 +320,5 @@ class RowEntries(KeyedEntries):
         """Returns the entry of a row, or of its absence if ``payload`` is None."""
         guard = self.fingerprint + epoch[1:]
         if payload is None:
-            return pack(ABSENT, token, guard, now_ms())
-        return pack(VALUE, token, guard, now_ms(), payload)
+            return pack_entry(ABSENT, token, guard, now_ms())
+        return pack_entry(VALUE, token, guard, now_ms(), payload)

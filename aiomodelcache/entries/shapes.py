@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from aiomodelcache.encoding.codec import DecodeError
-from aiomodelcache.encoding.layout import ABSENT, EPOCH, FINGERPRINT, VALUE, DamagedEntry, pack, unpack
+from aiomodelcache.encoding.layout import ABSENT, EPOCH, FINGERPRINT, VALUE, DamagedEntry, pack_entry, unpack_entry
 from aiomodelcache.encoding.rows import Column, RowCodec
 from aiomodelcache.entries.base import ANY_EPOCH, Absent, NoValue, fingerprint, now_ms
 from aiomodelcache.orm.meta import RowValues
@@ -52,7 +52,7 @@ class StoredShapes:
                 self.ask()
             return None
         try:
-            payload = unpack(entry)
+            payload = unpack_entry(entry)
             if entry[:1] == ABSENT:
                 return NoValue.ABSENT
             values = codec.decode(payload)
@@ -87,14 +87,14 @@ class StoredShapes:
 
 def stored_shapes(token: bytes, shapes: bytes) -> bytes:
     """Returns the entry that keeps encoded shapes in the store."""
-    return pack(VALUE, token, _GUARD, now_ms(), shapes)
+    return pack_entry(VALUE, token, _GUARD, now_ms(), shapes)
 
 
 def _decoded(stored: bytes | None) -> list[bytes]:
     if stored is None or stored[:1] != VALUE:
         return []
     try:
-        shapes = msgspec.msgpack.decode(unpack(stored), type=list[bytes])
+        shapes = msgspec.msgpack.decode(unpack_entry(stored), type=list[bytes])
     except (DamagedEntry, msgspec.MsgspecError):
         return []
     return [shape for shape in shapes[:MAX_SHAPES] if len(shape) <= _MAX_SIZE]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from aiomodelcache.inspection.errors import CommandError
 from aiomodelcache.inspection.targets import FoundDeclaration, all_targets
 from aiomodelcache.open_cache import OpenCache
-from aiomodelcache.write.manual import clear, clear_models
+from aiomodelcache.write.manual import clear_declarations, clear_models
 
 
 def clearable(cache: OpenCache) -> list[FoundDeclaration]:
@@ -23,5 +23,5 @@ async def clear_targets(cache: OpenCache, targets: Sequence[FoundDeclaration]) -
             raise CommandError(f"{target.name} cannot be cleared alone: clear its model.")
     await clear_models(cache, [target.model for target in targets if target.model is not None])
     values = [target.value.declaration.result(cache) for target in targets if target.value is not None]
-    await clear(cache, [(result, []) for result in values])
+    await clear_declarations(cache, [(result, []) for result in values])
     return list(dict.fromkeys(target.name for target in targets))

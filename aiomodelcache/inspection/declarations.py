@@ -52,7 +52,7 @@ def functions_and_values() -> list[DeclaredValue]:
     return [found[name] for name in sorted(found)]
 
 
-def values_of(models: Collection[type[Model]]) -> list[DeclaredValue]:
+def values_derived_from(models: Collection[type[Model]]) -> list[DeclaredValue]:
     """Returns the functions and classes of values that depend on none but these models by their declaration."""
     return [
         each

@@ -32,7 +32,7 @@ def _data(explanation: Explanation, key_map: KeyMap, *, values: bool) -> dict[st
         "source": explanation.source,
         "reason": explanation.reason,
         "key": key_map.shown(key_bytes(explanation.key), values=values),
-        "entries": [state_data(state, key_map, values=values) for state in states],
+        "entries": [entry_state_data(state, key_map, values=values) for state in states],
     }
 
 
@@ -41,7 +41,7 @@ def key_bytes(key: str) -> bytes:
     return key.encode("utf-8", "surrogatepass")
 
 
-def state_data(state: EntryState, key_map: KeyMap, *, values: bool) -> dict[str, Any]:
+def entry_state_data(state: EntryState, key_map: KeyMap, *, values: bool) -> dict[str, Any]:
     """Returns the state of an entry as data."""
     key = key_bytes(state.key)
     place = key_map.place(key)

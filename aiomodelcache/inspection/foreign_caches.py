@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from tortoise.models import Model
 
-from aiomodelcache.encoding.messages import cause, described
+from aiomodelcache.encoding.messages import described, safe_cause
 from aiomodelcache.inspection.arguments import Argument, field_value
 from aiomodelcache.inspection.errors import CommandError
 from aiomodelcache.inspection.store import Store
@@ -138,7 +138,7 @@ def read_by_function(name: str, function: Callable[[Any], Any]) -> ReadMany:
                 raise CommandError(
                     f"{name} raised {type(error).__qualname__}: it must take a primary key, and return None if the row "
                     "is not cached."
-                ) from cause(error)
+                ) from safe_cause(error)
         raise CommandError(f"{name} returned {described(answer)} without being awaited: define it by async def.")
 
     async def read(pks: Sequence[Any]) -> list[Any]:
@@ -157,7 +157,7 @@ def read_by_get(name: str, cache: Any, template: str) -> ReadMany:
     return read_by_function(f"{name}.get", lambda pk: cache.get(key_for(template, pk)))
 
 
-def read_by_key(store: Store, template: str) -> ReadMany:
+def string_reader(store: Store, template: str) -> ReadMany:
     """Makes a reader of keys in Redis that hold strings."""
 
     async def read(pks: Sequence[Any]) -> list[Any]:

@@ -14,7 +14,7 @@ from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.key_values import find_by_prefix
 from aiomodelcache.entries.model import EntrySet, ModelEntries
 from aiomodelcache.entries.results import ResultEntries
-from aiomodelcache.inspection.declarations import values_of
+from aiomodelcache.inspection.declarations import values_derived_from
 from aiomodelcache.open_cache import OpenCache
 
 _TYPES: Final = {
@@ -57,7 +57,7 @@ class KeyMap:
             if isinstance(bound, ResultEntries):
                 model = bound.schema.name
                 self._add("result", model, f"{cls.__name__} ({', '.join(bound.attributes)}) of {model}", bound)
-        for declared in values_of(cache.models):
+        for declared in values_derived_from(cache.models):
             entries_of_value = declared.declaration.result(cache)
             self._add("value", declared.short, declared.short, entries_of_value)
             self._add_partitions(declared.short, entries_of_value.partitions)

@@ -12,7 +12,7 @@ from redis.exceptions import NoPermissionError, RedisError
 
 from aiomodelcache.backends.redis.clients import Endpoint, endpoint_of
 from aiomodelcache.backends.redis.cluster.endpoint import ClusterEndpoint
-from aiomodelcache.backends.redis.connection import pack
+from aiomodelcache.backends.redis.connection import pack_commands
 from aiomodelcache.exceptions import BackendError
 from aiomodelcache.inspection.diagnosis import Route
 from aiomodelcache.inspection.errors import CommandError
@@ -187,7 +187,9 @@ class Store:
         try:
             for _ in range(2):
                 asked += [
-                    await each.send(pack([("CLIENT", "ID"), ("CLIENT", "INFO")]), 2) for each in connections if each
+                    await each.send(pack_commands([("CLIENT", "ID"), ("CLIENT", "INFO")]), 2)
+                    for each in connections
+                    if each
                 ]
         except (TimeoutError, RedisError, OSError) as error:
             raise self._failure(error) from error

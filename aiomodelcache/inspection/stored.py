@@ -23,7 +23,7 @@ from aiomodelcache.query.lookups import LookupQuery
 _ENTRY_STATES: Final = (b"V", b"N", b"S")
 
 
-def key_of(cache: OpenCache, target: str, arguments: Sequence[str], *, as_list: bool) -> bytes:
+def key_of_target(cache: OpenCache, target: str, arguments: Sequence[str], *, as_list: bool) -> bytes:
     """Returns the key of a lookup, or ``target`` itself if that is a key. Raises ``CommandError``."""
     if ":" in target and not arguments:
         return key_bytes(target)

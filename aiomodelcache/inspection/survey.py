@@ -115,7 +115,7 @@ def _found(key: bytes, place: Place | None, entry: bytes, epochs: dict[bytes, by
     return FoundKey(key, place, state.state, total, state.age, entry, epoch)
 
 
-def totals(found: Iterable[FoundKey], into: dict[str, Total]) -> None:
+def count_keys(found: Iterable[FoundKey], into: dict[str, Total]) -> None:
     """Counts keys by their cache, in ``into``. Keys that no declaration has are counted together."""
     for each in found:
         label = each.place.label if each.place is not None else "(not declared here)"

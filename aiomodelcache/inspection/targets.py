@@ -11,7 +11,7 @@ from aiomodelcache.declare.classes import DeclaredQuery
 from aiomodelcache.declare.registry import path_of
 from aiomodelcache.entries.many_to_many import ManyToManyEntries
 from aiomodelcache.inspection.arguments import Argument, field_value, function_arguments, hints_of, model_values
-from aiomodelcache.inspection.declarations import DeclaredValue, values_of
+from aiomodelcache.inspection.declarations import DeclaredValue, values_derived_from
 from aiomodelcache.inspection.errors import CommandError
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.meta import full_name, pk_of
@@ -75,7 +75,7 @@ def _targets(cache: OpenCache) -> Iterable[tuple[FoundDeclaration, set[str]]]:
     for cls in cache.classes:
         query = cast("type[DeclaredQuery[Any]]", cls)
         yield FoundDeclaration(cls.__name__, cls=query), {cls.__name__, path_of(cls)}
-    for value in values_of(cache.models):
+    for value in values_derived_from(cache.models):
         yield FoundDeclaration(value.short, value=value), value.names
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple, cast
 from tortoise.backends.base.client import BaseDBAsyncClient, TransactionalDBClient
 from tortoise.exceptions import OperationalError
 
-from aiomodelcache.encoding.messages import reason
+from aiomodelcache.encoding.messages import safe_reason
 from aiomodelcache.orm.connections import write_client
 from aiomodelcache.orm.key_values import has_canonical_text, integer_bound
 from aiomodelcache.orm.meta import columns_of, meta_of
@@ -56,7 +56,7 @@ async def inspect_columns(schemas: Iterable[ModelSchema]) -> None:
                 "aiomodelcache: the types of columns cannot be read on the connection %r (%s), so no lists by text are "
                 "cached until the cache opens again; let it read the catalogue, or set inspect_columns=False",
                 connection,
-                reason(error),
+                safe_reason(error),
             )
             types = None
         for number, schema in enumerate(group):

@@ -55,7 +55,7 @@ def is_noting(set_attribute: Any) -> bool:
     return set_attribute in _noting
 
 
-def watch(model: type[Model], names: Iterable[str]) -> None:
+def note_changes(model: type[Model], names: Iterable[str]) -> None:
     """Has changes of these attributes noted, besides those that are already."""
     setattr(model, _WATCHED, getattr(model, _WATCHED, _NOTHING) | frozenset(names))
 

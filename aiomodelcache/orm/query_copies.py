@@ -71,7 +71,7 @@ _OTHERS: Final = frozenset(
 """The attributes that follow from the others, or are refused."""
 
 
-def attributes_of(query: Any) -> Iterable[tuple[str, Any]]:
+def state_attributes(query: Any) -> Iterable[tuple[str, Any]]:
     """Returns the attributes that a query's state consists of. The value of one that is not set is None."""
     names, values_of = _state_slots(cast("Any", type(query)))
     try:

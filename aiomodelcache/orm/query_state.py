@@ -39,7 +39,7 @@ from aiomodelcache.orm.meta import (
     shapes_of,
     unique_attributes,
 )
-from aiomodelcache.orm.query_copies import attributes_of, copied, unread_slots
+from aiomodelcache.orm.query_copies import copied, state_attributes, unread_slots
 
 _PLAIN: Final = frozenset(
     {type(None), bool, int, float, str, bytes, decimal.Decimal, datetime.date, datetime.timedelta}
@@ -77,7 +77,7 @@ class QueryNotCacheable(SafeError):
     """The error for a query whose answer must not be stored. Its text gives the reason and the remedy."""
 
 
-def state_of(query: Any, *, clocks: bool = False) -> Any:
+def state_of_query(query: Any, *, clocks: bool = False) -> Any:
     """Returns the state of a query of Tortoise, as nested tuples and lists. Raises ``QueryNotCacheable``.
 
     ``clocks``: the query may ask the database for the time. Raises ``TypeError`` for anything but a query.
@@ -119,7 +119,9 @@ class _Reading:
         outer = self._model, self._unreadable, self._annotated
         self._model, self._unreadable, self._annotated = query.model, False, getattr(query, "_custom_filters", ())
         kind = cast("Any", type(query))
-        parts = [(name, self._slot(name, value)) for name, value in attributes_of(query) if value or type(value) is int]
+        parts = [
+            (name, self._slot(name, value)) for name, value in state_attributes(query) if value or type(value) is int
+        ]
         sql = self._sql(query) if self._unreadable else None
         self._model, self._unreadable, self._annotated = outer
         return kind.__module__, kind.__qualname__, full_name(query.model), parts, sql

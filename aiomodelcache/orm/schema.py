@@ -25,7 +25,7 @@ from tortoise.models import Model
 from tortoise.queryset import QuerySet
 
 from aiomodelcache.encoding.codec import NATIVE
-from aiomodelcache.encoding.messages import cause, described, reason
+from aiomodelcache.encoding.messages import described, safe_cause, safe_reason
 from aiomodelcache.encoding.rows import Column, KeysCodec, RowCodec
 from aiomodelcache.exceptions import CacheConfigurationError, TenantError
 from aiomodelcache.orm.connections import root_client, router_client
@@ -220,8 +220,8 @@ class ModelSchema:
             return normaliser(value)
         except Exception as error:  # also of the value's own methods
             raise ValueError(
-                f"{self.name}.{attribute} cannot be looked up by {described(value)}: {reason(error)}"
-            ) from cause(error)
+                f"{self.name}.{attribute} cannot be looked up by {described(value)}: {safe_reason(error)}"
+            ) from safe_cause(error)
 
     def identity_type(self, attribute: str) -> tuple[Any, int]:
         """Returns the type whose values ``normalise`` leaves unchanged. See ``key_values.identity_type``."""

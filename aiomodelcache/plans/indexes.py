@@ -42,8 +42,8 @@ from aiomodelcache.plans.rows import (
     judge_rows,
     load_rows,
     refresh_due_rows,
+    row_values,
     rows_by_pk,
-    values_of,
 )
 from aiomodelcache.plans.steps import (
     is_being_filled,
@@ -213,7 +213,7 @@ def follow_to_rows(
                 row_of.update((yield from rows_by_pk(rows, {key: needed[key] for key in pending})))
     for key, pks in listed.items():
         answer = [row_of.get(rows.key(pk)) for pk in pks]
-        if None not in answer and index.confirms(pks, list(map(values_of, answer)), wanted[key]):
+        if None not in answer and index.confirms(pks, list(map(row_values, answer)), wanted[key]):
             index.counters.hits += 1
             result[key] = answer
         else:

@@ -17,7 +17,7 @@ from aiomodelcache.entries.predictions import Predictions
 from aiomodelcache.orm.meta import Values
 from aiomodelcache.plans.indexes import follow_to_rows, index_refresh, load_index
 from aiomodelcache.plans.requests import Answer, Load, Plan, Read
-from aiomodelcache.plans.rows import rows_by_pk, values_of
+from aiomodelcache.plans.rows import row_values, rows_by_pk
 from aiomodelcache.plans.steps import read_by_key, wait_for_leases
 
 
@@ -111,11 +111,11 @@ def _load_part(
     needed = part if is_fresh else checked  # the database has just shown that no other row has left
     by_key = yield from rows_by_pk(rows, {rows.key(pk): pk for pk in pks[needed]})
     found = [by_key.get(rows.key(pk)) for pk in pks[needed]]
-    if None in found or not index.confirms(pks[needed], list(map(values_of, found)), values):
+    if None in found or not index.confirms(pks[needed], list(map(row_values, found)), values):
         # A row has left since the primary keys were loaded. One statement for all rows sees them at one moment.
         answers: dict[bytes, Answer] = yield Load(index, {key: values})
         found = [row.take() for row in answers[key].rows]
-        pks, needed = [values_of(row)[index.schema.pk] for row in found], slice(0, len(found))
+        pks, needed = [row_values(row)[index.schema.pk] for row in found], slice(0, len(found))
         part, checked = _positions(index, window, pks)
         if part is None:
             return None

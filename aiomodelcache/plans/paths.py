@@ -19,7 +19,7 @@ from aiomodelcache.orm.meta import Values
 from aiomodelcache.plans.indexes import rows_at, rows_by_index
 from aiomodelcache.plans.requests import Plan, Read, T
 from aiomodelcache.plans.results import instance_of
-from aiomodelcache.plans.rows import row_by_pk, rows_by_pk, values_of
+from aiomodelcache.plans.rows import row_by_pk, row_values, rows_by_pk
 from aiomodelcache.plans.steps import discard, with_prefetched, without_store
 
 MakeInstance = Callable[[EntrySet, Any], Model]
@@ -38,7 +38,7 @@ class Hop(NamedTuple):
     def value(self, row: Any) -> Any:
         """Returns the value by which ``entry_set`` looks up the related rows. None leads nowhere."""
         try:
-            value = values_of(row)[self.attribute]
+            value = row_values(row)[self.attribute]
         except KeyError:
             raise ValueError(
                 f"The relation {self.name!r} cannot be followed from a row that was loaded without {self.attribute}: "
@@ -121,7 +121,7 @@ class PathRun:
         keys: dict[bytes, None] = {}
         for entry_set, looked_up, rows in self._steps:
             predicted = [read for key in looked_up for read in self.predictions.predict(key).keys]
-            found = [entry_set.rows.key(values_of(row)[entry_set.schema.pk]) for row in rows]
+            found = [entry_set.rows.key(row_values(row)[entry_set.schema.pk]) for row in rows]
             used = [*looked_up, *predicted, *found]
             keys.update(dict.fromkeys([*entry_set.rows.partitions.epochs_of(used), *used]))
         self.predictions.learn_keys(self._key, Prediction([], list(keys)))
@@ -169,7 +169,7 @@ def _run_path(
         entry_set = hop.entry_set
         found = yield from _follow_hop(hop, rows, run)
         related_rows = _in_order(hop, rows, found)
-        rows = list({entry_set.rows.key(values_of(row)[entry_set.schema.pk]): row for row in related_rows}.values())
+        rows = list({entry_set.rows.key(row_values(row)[entry_set.schema.pk]): row for row in related_rows}.values())
     instances = [make_instance(entry_set, row) for row in rows]
     yield from _attach(path.branches, instances, run, make_instance)
     return instances, run.finish()

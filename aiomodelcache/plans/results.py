@@ -8,7 +8,7 @@ from typing import Any, cast
 from tortoise.models import Model
 
 from aiomodelcache.encoding.layout import CREATED, HEADER, LEASE, PREFIX_SIZE, VALUE, is_lease, with_created
-from aiomodelcache.encoding.messages import reason
+from aiomodelcache.encoding.messages import safe_reason
 from aiomodelcache.encoding.together import ReadTogether
 from aiomodelcache.encoding.values import InstanceReference
 from aiomodelcache.entries.base import VALUE_BYTE, Miss, NoValue, count_undecodable, is_version, now_ms
@@ -125,7 +125,7 @@ def _find_or_compute(
             raise
         result.counters.stale_if_error += 1
         result.counters.warn_once(
-            "failed", "aiomodelcache: %s failed, so its last good value answers: %s", result.name, reason(error)
+            "failed", "aiomodelcache: %s failed, so its last good value answers: %s", result.name, safe_reason(error)
         )
         return value
     keep = partial(_keep, result, key, acquired, last_good, predictions)

@@ -232,6 +232,6 @@ def refresh_due_rows(rows: RowEntries, pks: Pks, read: Mapping[bytes, bytes | No
             yield _row_refresh(rows, pks[key], key, entry)
 
 
-def values_of(row: Any) -> RowValues:
+def row_values(row: Any) -> RowValues:
     """Returns the column values of a row, which was read from the cache or loaded from the database."""
     return cast("RowValues", row if isinstance(row, dict) else vars(row))

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any, Final
 
-from aiomodelcache.encoding.messages import SafeError, cause, reason
+from aiomodelcache.encoding.messages import SafeError, safe_cause, safe_reason
 from aiomodelcache.encoding.values import ValueCodec
 from aiomodelcache.orm.keyset import columns_of_order
 from aiomodelcache.orm.meta import RowValues
@@ -52,9 +52,9 @@ def decode_cursor(schema: ModelSchema, order_by: Sequence[str], cursor: str) -> 
             raise SafeError("no row can have its values")
     except Exception as error:
         raise ValueError(
-            f"This text is no cursor of a list of {schema.name} in the order ({', '.join(order_by)}): {reason(error)}. "
-            "Pass the cursor of a page of the same list, or None for the first page."
-        ) from cause(error)
+            f"This text is no cursor of a list of {schema.name} in the order ({', '.join(order_by)}): "
+            f"{safe_reason(error)}. Pass the cursor of a page of the same list, or None for the first page."
+        ) from safe_cause(error)
     return position
 
 

@@ -17,7 +17,7 @@ from aiomodelcache.encoding.layout import (
     created_ms,
     is_intent,
     is_lease,
-    unpack,
+    unpack_entry,
 )
 from aiomodelcache.entries.base import NoValue, is_version
 from aiomodelcache.entries.derived import DerivedEntries, DerivedValue
@@ -326,7 +326,7 @@ def _state(entry_set: EntrySet | ResultEntries, entry: bytes, epoch: bytes | Non
     if is_lease(entry):
         return "leased"
     try:
-        unpack(entry)
+        unpack_entry(entry)
     except DamagedEntry:
         return "damaged"
     if entry[FINGERPRINT] != entry_set.fingerprint and not _is_error(entry_set, entry):

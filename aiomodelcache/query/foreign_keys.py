@@ -76,7 +76,7 @@ class CachedForeignKey(property):
     """The property that answers a relation from the cache."""
 
 
-def install(schema: ModelSchema, field: str) -> None:
+def install_foreign_key(schema: ModelSchema, field: str) -> None:
     """Installs the property on one relation of one model. The default cache answers it. Idempotent."""
     relation = schema.foreign_key(field)
     original = getattr(schema.model, field)

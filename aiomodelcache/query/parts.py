@@ -20,7 +20,7 @@ from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.plans.lists import ListPart, Window, part_of_list
 from aiomodelcache.plans.requests import Computed, ComputeValue, Plan
 from aiomodelcache.plans.results import instance_of
-from aiomodelcache.plans.rows import rows_by_pk, values_of
+from aiomodelcache.plans.rows import row_values, rows_by_pk
 from aiomodelcache.query.base import CacheQuery, T
 from aiomodelcache.query.cursors import cursor_of, decode_cursor
 from aiomodelcache.scopes.request import Scope
@@ -246,7 +246,7 @@ class PageQuery(PartQuery[Page[M]], Generic[M]):
 def _page(part: ListPart, located: LocatedList | None, cursor: str | None) -> Page[Any]:
     if located is not None and part.rows:
         entry_set = located.entry_set
-        cursor = cursor_of(entry_set.schema, entry_set.order_by, values_of(part.rows[-1]))
+        cursor = cursor_of(entry_set.schema, entry_set.order_by, row_values(part.rows[-1]))
     return Page(list(part.rows), part.total, part.start + len(part.rows) < part.total, cursor)
 
 
@@ -274,7 +274,7 @@ class AfterQuery(PageQuery[M], Generic[M]):
         position = decode_cursor(schema, order_by, self._cursor)
         window = CursorWindow(position[schema.pk], self._size)
         part = yield from find_part(located, window, cache, scope)
-        if part is not None and cursor_of(schema, order_by, values_of(part.rows[0])) == self._cursor:
+        if part is not None and cursor_of(schema, order_by, row_values(part.rows[0])) == self._cursor:
             part = part._replace(rows=part.rows[1:], start=part.start + 1)
         else:  # the row was deleted or moved: only the database knows which rows follow after it
             rows_after = partial(_rows_after, located, position, self._size)

@@ -11,7 +11,7 @@ from tortoise.fields import ReverseRelation
 from tortoise.models import Model
 
 from aiomodelcache.durations import Duration, parse_optional_duration
-from aiomodelcache.encoding.messages import cause, described, reason
+from aiomodelcache.encoding.messages import described, safe_cause, safe_reason
 from aiomodelcache.encoding.together import KnownKeys
 from aiomodelcache.entries.base import NoValue
 from aiomodelcache.entries.policy import Lifetimes, Policy
@@ -28,7 +28,7 @@ from aiomodelcache.orm.query_copies import (
     without_additions,
 )
 from aiomodelcache.orm.query_filters import equal_values, selects_rows
-from aiomodelcache.orm.query_state import QueryNotCacheable, setting_state, state_of
+from aiomodelcache.orm.query_state import QueryNotCacheable, setting_state, state_of_query
 from aiomodelcache.plans.computing import refuse_cycle
 from aiomodelcache.plans.requests import FastLookup, Plan
 from aiomodelcache.plans.results import result_hit
@@ -90,7 +90,7 @@ class QuerysetQuery(AwaitedWhole, CacheQuery[T]):
         except QueryNotCacheable as error:
             raise CacheError(f"{name}: {error}.") from None
         except ValueError as error:
-            raise CacheError(f"{name}: a value cannot be part of a key: {reason(error)}.") from cause(error)
+            raise CacheError(f"{name}: a value cannot be part of a key: {safe_reason(error)}.") from safe_cause(error)
 
     def __repr__(self) -> str:
         return f"<{self._model.__name__}.cache.query({type(self._queryset).__name__} #{self._digest[:8].decode()})>"
@@ -166,7 +166,7 @@ class QuerysetQuery(AwaitedWhole, CacheQuery[T]):
                 tracker.groups[table] = [group, groups.partitions.epoch_of(group)]
 
     def _digest_of(self, query: Any) -> bytes:
-        return digest_of((state_of(query, clocks=self._timeout is not None), self._field, self._timeout))
+        return digest_of((state_of_query(query, clocks=self._timeout is not None), self._field, self._timeout))
 
     async def explain(self) -> "Explanation":
         """Returns, as data, the source that would answer now, and the reason. Sends no SQL."""

@@ -13,7 +13,7 @@ from tortoise.exceptions import OperationalError
 from aiomodelcache.exceptions import RelayError
 from aiomodelcache.relay.captured import CapturedTable
 from aiomodelcache.relay.lines import DriverValues, Line, Pairs, PolledLines
-from aiomodelcache.relay.triggers.definitions import CHANGES, COVERAGE, PREFIX, literal, select
+from aiomodelcache.relay.triggers.definitions import CHANGES, COVERAGE, NAME_PREFIX, literal, select
 from aiomodelcache.relay.triggers.mysql import Database, column_types, is_exact
 
 RESTART_TOLERANCE: Final = 2
@@ -87,7 +87,7 @@ class MySQLLines(PolledLines):
             coverage=COVERAGE,
             triggers=" OR ".join(
                 f"event_object_schema = {literal(db)} AND event_object_table = {literal(name)} "
-                f"AND trigger_name LIKE {literal(PREFIX + '%')}"
+                f"AND trigger_name LIKE {literal(NAME_PREFIX + '%')}"
                 for db, name in places
             ),
             columns=" OR ".join(

@@ -121,13 +121,13 @@ class Ownership:
         if not left:
             left = REMEMBERED
             await self._guarded.call(self._store.claim(known, now + left), 1)
-        return f"{digest(self._key)}{digest(store or b'', 4)}{now + left:013d}"
+        return f"{name_digest(self._key)}{name_digest(store or b'', 4)}{now + left:013d}"
 
     @property
     def _store(self) -> SupportsClaims:
         return cast("SupportsClaims", self._guarded.backend)
 
 
-def digest(part: bytes, size: int = 8) -> str:
+def name_digest(part: bytes, size: int = 8) -> str:
     """Returns two hexadecimal digits for each byte of ``size`` that stand for the part of a name."""
     return hashlib.blake2b(part, digest_size=size).hexdigest()

@@ -19,7 +19,7 @@ from tortoise.exceptions import BaseORMException
 from aiomodelcache.exceptions import RelayError
 from aiomodelcache.relay.captured import CapturedTable
 from aiomodelcache.relay.lines import MAX_READ_ROWS, Line, Pairs, delete_lines, paired, poll
-from aiomodelcache.relay.triggers.definitions import CHANGES, COVERAGE, PREFIX, CatalogueRows, literal, select
+from aiomodelcache.relay.triggers.definitions import CHANGES, COVERAGE, NAME_PREFIX, CatalogueRows, literal, select
 from aiomodelcache.relay.triggers.postgres import CHANNEL, MAX_COLUMNS, relation_name
 
 NOTIFIED_INTERVAL: Final = 0.2
@@ -51,9 +51,9 @@ _GUARD: Final = f"""{CAPTURED}
     SELECT pg_catalog.pg_is_in_recovery() AS recovers, pg_catalog.md5(pg_catalog.concat_ws('|', {SHAPE},
         (SELECT string_agg(concat_ws(' ', captured, owner), ' ') FROM {COVERAGE}),
         (SELECT string_agg(concat_ws(' ', t.oid, t.xmin, tgenabled), ',' ORDER BY t.oid)
-            FROM pg_catalog.pg_trigger t JOIN captured ON tgrelid = relation WHERE tgname LIKE '{PREFIX}%'),
+            FROM pg_catalog.pg_trigger t JOIN captured ON tgrelid = relation WHERE tgname LIKE '{NAME_PREFIX}%'),
         (SELECT string_agg(concat_ws(' ', p.oid, p.xmin), ',' ORDER BY p.oid) FROM pg_catalog.pg_proc p
-            WHERE proname LIKE '{PREFIX}%' AND pronamespace = pg_catalog.to_regnamespace(current_schema()))
+            WHERE proname LIKE '{NAME_PREFIX}%' AND pronamespace = pg_catalog.to_regnamespace(current_schema()))
     )) AS guard
 """
 _LINES: Final = f"""

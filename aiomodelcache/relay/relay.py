@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 import anyio
 
 from aiomodelcache.backends.protocol import SupportsClaims
-from aiomodelcache.encoding.messages import reason
+from aiomodelcache.encoding.messages import safe_reason
 from aiomodelcache.engine.publishing import in_background
 from aiomodelcache.exceptions import BackendError, CacheConfigurationError, CacheError, RelayError
 from aiomodelcache.observe.relay_status import RelayStatus
@@ -31,7 +31,7 @@ from aiomodelcache.relay.captured import CapturedTable, captured_tables
 from aiomodelcache.relay.election import Election
 from aiomodelcache.relay.invalidation import Invalidator
 from aiomodelcache.relay.liveness import liveness_keys
-from aiomodelcache.relay.ownership import Ownership, digest
+from aiomodelcache.relay.ownership import Ownership, name_digest
 from aiomodelcache.relay.source import Source, source_of
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ class Drain:
             try:
                 await end()
             except Exception as error:  # the server is away
-                logger.debug("aiomodelcache: the relay of %s: %s", self.status.connection, reason(error))
+                logger.debug("aiomodelcache: the relay of %s: %s", self.status.connection, safe_reason(error))
 
     async def _relieve(self) -> None:
         """Frees what the database keeps for this relay, if that is too much. Finds out how long lines have waited."""
@@ -238,10 +238,10 @@ class Drain:
                 since = await self.source.waiting_since()  # a line that stands for older ones is younger
                 self.status.waiting_since = since and min(since, self.status.waiting_since or since)
         except Exception as error:  # the server is away
-            logger.debug("aiomodelcache: the relay of %s: %s", self.status.connection, reason(error))
+            logger.debug("aiomodelcache: the relay of %s: %s", self.status.connection, safe_reason(error))
 
     def _record_failure(self, error: Exception) -> None:
-        text = str(error) if isinstance(error, CacheError) else reason(error)
+        text = str(error) if isinstance(error, CacheError) else safe_reason(error)
         failing, self.status.failing = self.status.failing, text
         if failing is None:
             self.status.outages += 1
@@ -304,11 +304,11 @@ class Drain:
         """Returns a digest of what the catalogue is. Raises ``RelayError`` if writes are not captured."""
         source = self.source
         try:
-            checked, former = digest(repr(await source.check()).encode()).encode(), b""
+            checked, former = name_digest(repr(await source.check()).encode()).encode(), b""
             if checked != self._checked or source.owner is None:
                 while checked != former:  # two relays may take over at once
                     await self._ownership.require(source)
-                    checked, former = digest(repr(await source.check()).encode()).encode(), checked
+                    checked, former = name_digest(repr(await source.check()).encode()).encode(), checked
             if source.position < self._position:
                 self._checked = _UNCAPTURED  # an older copy of the database
             self._position = source.position

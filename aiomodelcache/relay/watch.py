@@ -12,7 +12,7 @@ from typing import Final, cast
 import anyio
 
 from aiomodelcache.backends.protocol import SupportsClaims
-from aiomodelcache.encoding.messages import reason
+from aiomodelcache.encoding.messages import safe_reason
 from aiomodelcache.encoding.partitions import partitions_of
 from aiomodelcache.engine.publishing import in_background
 from aiomodelcache.engine.relayed import Relayed, UnwatchedRelayed
@@ -136,7 +136,7 @@ class RelayWatch:
                         finally:
                             await source.close()
                 except Exception as error:  # the server is away or too slow, or nothing is installed
-                    logger.debug("aiomodelcache: %s is not relieved: %s", schema.connection, reason(error))
+                    logger.debug("aiomodelcache: %s is not relieved: %s", schema.connection, safe_reason(error))
 
 
 def _dependents(

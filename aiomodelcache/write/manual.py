@@ -134,10 +134,12 @@ async def clear_models(cache: OpenCache, models: Iterable[type[Model]]) -> None:
     Raises ``BackendError`` like ``clear``.
     """
     bound = [cache.entries_of(model) for model in models]
-    await clear(cache, [(entries.rows, [entries.schema.transaction()]) for entries in bound])
+    await clear_declarations(cache, [(entries.rows, [entries.schema.transaction()]) for entries in bound])
 
 
-async def clear(cache: OpenCache, targets: Iterable[tuple[Versioned, Sequence[BaseDBAsyncClient | None]]]) -> None:
+async def clear_declarations(
+    cache: OpenCache, targets: Iterable[tuple[Versioned, Sequence[BaseDBAsyncClient | None]]]
+) -> None:
     """Invalidates everything about models or classes of values, each at COMMIT of its transactions or else at once.
 
     Raises ``BackendError`` if the store could not be told of an invalidation that is due at once.

@@ -36,7 +36,7 @@ class CachedManyToMany(property):
     """The property of a relation whose writes are captured."""
 
 
-def install(model: type[Model], cache: OpenCache) -> None:
+def install_relations(model: type[Model], cache: OpenCache) -> None:
     """Installs the property on those many-to-many relations of a model that affect a cache. Idempotent."""
     _install(model, lambda relation: cache.watches_table(relation.table))
 

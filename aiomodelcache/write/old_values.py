@@ -22,12 +22,12 @@ async def lock_row(instance: Model, client: BaseDBAsyncClient, wanted: list[str]
 
 def columns_before(instance: Model, affected: Affected, changed: ChangedColumns, *, deleting: bool) -> list[str]:
     """Returns the attributes whose old values determine affected keys. Empty for a row that cannot exist yet."""
-    columns, write = old_value_columns(instance, affected, changed, deleting=deleting), current_write(instance)
+    columns, write = unread_columns(instance, affected, changed, deleting=deleting), current_write(instance)
     exists = deleting or is_saved(instance) or changed is not None or (write is not None and write.updating)
     return columns if exists else []
 
 
-def old_value_columns(instance: Model, affected: Affected, changed: ChangedColumns, *, deleting: bool) -> list[str]:
+def unread_columns(instance: Model, affected: Affected, changed: ChangedColumns, *, deleting: bool) -> list[str]:
     """Returns the attributes whose old values determine affected keys, for a row that exists before the write.
 
     The database may hold another primary key than the instance's own to be equal to it.
@@ -35,13 +35,13 @@ def old_value_columns(instance: Model, affected: Affected, changed: ChangedColum
     question, write = (deleting, changed, [cache for cache, _ in affected]), current_write(instance)
     if write is not None and write.needs_no_values == question:
         return []
-    columns = _old_value_columns(type(instance), affected, changed, deleting=deleting)
+    columns = _unread_columns(type(instance), affected, changed, deleting=deleting)
     if write is not None and not columns:
         write.needs_no_values = question
     return columns
 
 
-def _old_value_columns(model: type[Model], affected: Affected, changed: ChangedColumns, *, deleting: bool) -> list[str]:
+def _unread_columns(model: type[Model], affected: Affected, changed: ChangedColumns, *, deleting: bool) -> list[str]:
     exact = [entries for _, written in affected for entries in written.exact]
     loose_keys = [entries.schema.pk for entries in exact if entries.rows.compares_loosely]
     if not deleting:

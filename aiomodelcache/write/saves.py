@@ -48,7 +48,7 @@ from aiomodelcache.write.invalidated import (
     written_caches,
 )
 from aiomodelcache.write.many_to_many import install_unopened
-from aiomodelcache.write.old_values import columns_before, lock_row, old_value_columns
+from aiomodelcache.write.old_values import columns_before, lock_row, unread_columns
 from aiomodelcache.write.sent import RecordingExecutor
 from aiomodelcache.write.through import expect_rows, offer_row
 from aiomodelcache.write.transactions import Intents, finish_intents, transaction_intent
@@ -251,7 +251,7 @@ async def _after(
         if deleting:
             intents[cache].add_tables(cache.versions.deleted_with(model))
     is_unread = transaction is None and not created
-    old_columns = old_value_columns(instance, affected, changed, deleting=deleting) if is_unread else []
+    old_columns = unread_columns(instance, affected, changed, deleting=deleting) if is_unread else []
     try:
         for cache, entries in exact:
             snapshot = key_snapshot(entries, vars(instance), changed)

@@ -12,7 +12,7 @@ from tortoise.exceptions import DoesNotExist, FieldError, ValidationError
 from tortoise.expressions import Expression
 from tortoise.models import Model
 
-from aiomodelcache.encoding.messages import SafeError, cause, described, reason
+from aiomodelcache.encoding.messages import SafeError, described, safe_cause, safe_reason
 from aiomodelcache.orm.connections import write_client
 from aiomodelcache.orm.frozen import refuse_frozen
 from aiomodelcache.orm.meta import attributes_of, is_relation, is_saved, meta_of, pk_of
@@ -87,7 +87,9 @@ def _converted_values(instance: Model, values: Mapping[str, Any]) -> dict[str, A
         try:
             assigned[attribute] = _converted(instance, name, attribute, value)
         except (ValueError, TypeError, ArithmeticError, AttributeError, ValidationError) as error:
-            raise ValueError(f"{model.__name__}.{name} cannot be {described(value)}: {reason(error)}") from cause(error)
+            raise ValueError(
+                f"{model.__name__}.{name} cannot be {described(value)}: {safe_reason(error)}"
+            ) from safe_cause(error)
     return assigned
 
 

@@ -14,7 +14,7 @@ from aiomodelcache.backends.breaker import GuardedBackend
 from aiomodelcache.backends.protocol import Clear, Fill, Lease
 from aiomodelcache.backends.redis.backend import RedisBackend
 from aiomodelcache.backends.redis.cluster import requests
-from aiomodelcache.backends.redis.connection import Command, pack
+from aiomodelcache.backends.redis.connection import Command, pack_commands
 from aiomodelcache.engine.publishing import StatsPublisher
 from aiomodelcache.exceptions import BackendError
 from aiomodelcache.observe.stats import Stats
@@ -103,7 +103,7 @@ async def test_many_commands_are_sent_in_several_turns_of_the_loop(
 
     def count(commands: list[Command]) -> bytes:
         packed[turn] += len(commands)
-        return pack(commands)
+        return pack_commands(commands)
 
     async def turn_on() -> None:
         nonlocal turn
@@ -111,7 +111,7 @@ async def test_many_commands_are_sent_in_several_turns_of_the_loop(
             turn += 1
             await asyncio.sleep(0)
 
-    monkeypatch.setattr(requests, "pack", count)
+    monkeypatch.setattr(requests, "pack_commands", count)
     number, token = 2 * requests.COMMANDS_PER_TURN + 2, new_token()
     keys = cluster.keys(0, number // 2) + cluster.keys(1, number // 2)
     turning = asyncio.create_task(turn_on())

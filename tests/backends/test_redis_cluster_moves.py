@@ -13,7 +13,7 @@ from redis.crc import key_slot
 from aiomodelcache.backends.protocol import Clear, Fill, Lease
 from aiomodelcache.backends.redis.backend import RedisBackend
 from aiomodelcache.backends.redis.cluster.topology import REFRESH_INTERVAL
-from aiomodelcache.backends.redis.connection import pack
+from aiomodelcache.backends.redis.connection import pack_commands
 from aiomodelcache.backends.replication import Unreplicated
 from aiomodelcache.encoding.layout import VERSION
 from aiomodelcache.encoding.together import ArrangedPairs, KeyPairs
@@ -94,7 +94,7 @@ async def test_a_read_is_one_request_to_each_node_concerned(
     before = [len(proxy.requests) for proxy in proxies]
     assert await observed.read([together[0], other, together[1]]) == [None, None, None]
     sent = [bytes(proxy.requests[at:]) for proxy, at in zip(proxies, before, strict=True)]
-    assert sent == [pack([("MGET", *together)]), b"", pack([("MGET", other)])]
+    assert sent == [pack_commands([("MGET", *together)]), b"", pack_commands([("MGET", other)])]
 
 
 async def test_reads_start_without_a_task(cluster: Cluster, backend: RedisBackend) -> None:
@@ -613,7 +613,7 @@ async def test_a_read_that_is_given_up_in_time_does_not_delay_the_next(cluster: 
     ],
 )
 async def test_nonsense_in_place_of_the_topology_is_an_error_at_opening(cluster: Cluster, reply: bytes) -> None:
-    asked = pack([("CLUSTER", "SLOTS")])
+    asked = pack_commands([("CLUSTER", "SLOTS")])
 
     async with Proxy(cluster.nodes[0].port) as proxy:
 
@@ -639,7 +639,7 @@ async def test_a_redirection_without_a_host_leads_to_the_host_that_answers(
 
     proxies[0].edit = edit
     assert await observed.read([key]) == [None]
-    assert pack([("MGET", key)]) in proxies[1].requests
+    assert pack_commands([("MGET", key)]) in proxies[1].requests
 
 
 def failing_remap(known: Collection[int]) -> Callable[[tuple[str, int]], tuple[str, int]]:

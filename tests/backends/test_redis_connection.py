@@ -11,17 +11,17 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, NoScriptError, TimeoutError
 
-from aiomodelcache.backends.redis.connection import MANY_KEYS, ReconnectingConnection, pack, pack_mget
+from aiomodelcache.backends.redis.connection import MANY_KEYS, ReconnectingConnection, pack_commands, pack_mget
 
 HOST = "127.0.0.1"
-PING = pack([("PING",)])
+PING = pack_commands([("PING",)])
 
 
 @pytest.mark.parametrize("number", [1, MANY_KEYS - 1, MANY_KEYS, 100, 1_500])
 def test_an_mget_of_many_keys_is_packed_as_hiredis_packs_it(number: int) -> None:
     keys = [bytes([at % 256]) * (at % 113) + b"\r\n$3\r\n" for at in range(number)] + [b""]
-    assert pack_mget(keys) == pack([("MGET", *keys)])
-    assert pack_mget(tuple(keys)) == pack([("MGET", *keys)])
+    assert pack_mget(keys) == pack_commands([("MGET", *keys)])
+    assert pack_mget(tuple(keys)) == pack_commands([("MGET", *keys)])
 
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

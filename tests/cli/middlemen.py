@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import hiredis
 
-from aiomodelcache.backends.redis.connection import pack
+from aiomodelcache.backends.redis.connection import pack_commands
 
 Rewrite = Callable[[tuple[bytes, ...], bytes], bytes]
 """Returns the reply to pass on, of a command and the server's reply."""
@@ -29,7 +29,7 @@ class _Upstream:
 
     def ask(self, command: tuple[bytes, ...]) -> bytes:
         with self._lock:
-            self._socket.sendall(pack([command]))
+            self._socket.sendall(pack_commands([command]))
             parser: Any = hiredis.Reader(notEnoughData=_NOTHING)
             received = b""
             while parser.gets() is _NOTHING:

@@ -1,6 +1,6 @@
 """``aiomodelcache keys`` and ``aiomodelcache stats``."""
 
-from aiomodelcache.encoding.layout import VALUE, new_token, pack
+from aiomodelcache.encoding.layout import VALUE, new_token, pack_entry
 from aiomodelcache.observe.fleet import Worker, encode_worker
 from aiomodelcache.observe.stats import Stats
 from tests.cli.conftest import create_rows
@@ -118,7 +118,7 @@ def test_stats_show_the_workers_that_publish_their_counters(filled: Application,
     worker = Worker.here()
     stats = Stats(statements=4, round_trips=6)
     stats.of("Listing").hits, stats.of("Listing").misses = 3, 1
-    entry = pack(
+    entry = pack_entry(
         VALUE, new_token(), bytes(24), 0, encode_worker(worker.at(stats, breaker_open=False, undelivered_keys=0))
     )
     with redis_server.client() as client:

@@ -17,7 +17,7 @@ from tortoise.context import TortoiseContext
 from tortoise.models import Model
 
 from aiomodelcache import CacheQuery, MemoryBackend, ModelCache, ValueCache, cached
-from aiomodelcache.encoding.layout import GUARD, PREFIX_SIZE, VALUE, new_token, pack, unpack
+from aiomodelcache.encoding.layout import GUARD, PREFIX_SIZE, VALUE, new_token, pack_entry, unpack_entry
 from aiomodelcache.entries.base import NoValue, now_ms
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.databases import DatabaseUrl
@@ -289,7 +289,7 @@ async def test_no_changed_byte_decodes_to_another_row(cache: ModelCache, backend
             assert found == (columns if 1 <= at < PREFIX_SIZE else NoValue.MISS), (at, flip)
     for length in range(len(entry)):
         assert rows.read(entry[:length], epoch) is NoValue.MISS
-    sound = pack(VALUE, new_token(), entry[GUARD], 0, b"\xc1")  # as if another program used our fingerprint
+    sound = pack_entry(VALUE, new_token(), entry[GUARD], 0, b"\xc1")  # as if another program used our fingerprint
     assert rows.read(sound, epoch) is NoValue.MISS
 
 
@@ -409,9 +409,9 @@ async def test_hostile_bytes_of_an_annotated_type_are_a_miss_and_replaced(
     _, key = kind(7).locate(cache.open_cache)
     [entry] = await backend.backend.read([key])
     assert entry is not None
-    payload = unpack(entry)
+    payload = unpack_entry(entry)
     for number, hostile in enumerate([*HOSTILE, payload[1:], payload[:-1], payload + b"\0", b"x" + payload], 1):
-        await plant(key, pack(VALUE, new_token(), entry[GUARD], now_ms(), hostile))
+        await plant(key, pack_entry(VALUE, new_token(), entry[GUARD], now_ms(), hostile))
         async with assert_ops(backend, redis=["read", "lease", "fill"]):
             assert await kind(7) == expected
         assert trouble.count(kind.__name__) == (number, 0)

@@ -10,7 +10,7 @@ import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache import CacheConfig, CacheConfigurationError, ModelCache
-from aiomodelcache.encoding.layout import ABSENT, GUARD, STALE, VALUE, new_token, pack, unpack
+from aiomodelcache.encoding.layout import ABSENT, GUARD, STALE, VALUE, new_token, pack_entry, unpack_entry
 from aiomodelcache.encoding.signatures import SIGNATURE_SIZE, Signer
 from aiomodelcache.entries.base import now_ms
 from aiomodelcache.testing import CountingBackend, assert_ops
@@ -43,17 +43,17 @@ async def recording(backend: CountingBackend) -> RecordingBackend:
 def forgeries(key: bytes, stored: bytes, others: dict[bytes, bytes]) -> Iterator[tuple[str, bytes]]:
     """Entries that a program makes of what it finds in the store, without the secret."""
     entry, signature = stored[:-SIGNATURE_SIZE], stored[-SIGNATURE_SIZE:]
-    payload, guard = unpack(entry), entry[GUARD]
-    again = pack(VALUE, new_token(), guard, now_ms(), payload)
+    payload, guard = unpack_entry(entry), entry[GUARD]
+    again = pack_entry(VALUE, new_token(), guard, now_ms(), payload)
     yield "the signature is missing", entry
     yield "an entry with another token", again
     yield "the signature of the entry before", again + signature
-    yield "an absence", pack(ABSENT, new_token(), guard, now_ms()) + signature
-    yield "a stale copy", pack(STALE, new_token(), guard, 0, VALUE + payload) + signature
+    yield "an absence", pack_entry(ABSENT, new_token(), guard, now_ms()) + signature
+    yield "a stale copy", pack_entry(STALE, new_token(), guard, 0, VALUE + payload) + signature
     yield "another state", ABSENT + stored[1:]
     yield "signed by another secret", Signer([OTHER]).sign(key, again)
     yield "signed for another key", Signer([SECRET]).sign(key + b"!", again)
-    yield "another time", pack(VALUE, entry[1:17], guard, now_ms() + 60_000, payload) + signature
+    yield "another time", pack_entry(VALUE, entry[1:17], guard, now_ms() + 60_000, payload) + signature
     for at in range(1, len(stored), 7):
         yield f"byte {at}", stored[:at] + bytes([stored[at] ^ 1]) + stored[at + 1 :]
     for length in (1, 17, len(stored) - 1):
@@ -61,7 +61,7 @@ def forgeries(key: bytes, stored: bytes, others: dict[bytes, bytes]) -> Iterator
     for other, moved in others.items():
         if other != key:
             yield f"the entry of {other!r}", moved
-            body = pack(VALUE, new_token(), guard, now_ms(), unpack(moved[:-SIGNATURE_SIZE]))
+            body = pack_entry(VALUE, new_token(), guard, now_ms(), unpack_entry(moved[:-SIGNATURE_SIZE]))
             yield f"the content of {other!r}", body + moved[-SIGNATURE_SIZE:]
 
 
@@ -195,13 +195,13 @@ async def test_no_made_up_entry_changes_an_answer(database: BaseDBAsyncClient, r
             for subject in await subjects():
                 await subject.query()
         signed = {key: value for key, value in recording.read_entries.items() if value[:1] == VALUE}
-        payloads = [unpack(value[:-SIGNATURE_SIZE]) for value in signed.values()]
+        payloads = [unpack_entry(value[:-SIGNATURE_SIZE]) for value in signed.values()]
         verify = cast("Any", cache.backend)._verify
         for number in range(FUZZED // 10):
             key, stored = chance.choice([*signed.items()])
             kind = chance.randrange(len(KINDS))
             state = chance.choice([VALUE] * 6 + [ABSENT, STALE])
-            entry = pack(state, new_token(), stored[GUARD], now_ms(), hostile(chance, payloads, kind))
+            entry = pack_entry(state, new_token(), stored[GUARD], now_ms(), hostile(chance, payloads, kind))
             signature = bytearray(chance.choice([*signed.values()])[-SIGNATURE_SIZE:])
             if chance.randrange(2):
                 signature[chance.randrange(SIGNATURE_SIZE)] ^= 1 << chance.randrange(8)

@@ -20,7 +20,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.exceptions import DoesNotExist, MultipleObjectsReturned, OperationalError
 
 from aiomodelcache import MemoryBackend, ModelCache, local_cache
-from aiomodelcache.encoding.layout import ABSENT, GUARD, STALE, VALUE, new_token, pack, unpack
+from aiomodelcache.encoding.layout import ABSENT, GUARD, STALE, VALUE, new_token, pack_entry, unpack_entry
 from aiomodelcache.encoding.values import MAX_NESTING
 from aiomodelcache.engine.loader import ComputedValue, LoadedRow
 from aiomodelcache.entries.base import NoValue, now_ms
@@ -188,14 +188,14 @@ class RecordingBackend(CountingBackend):
 
 def poisons(entry: bytes) -> Iterator[tuple[str, bytes]]:
     """Entries with the header of ``entry`` and content that a lookup cannot use, whatever kind it is of."""
-    guard, payload = entry[GUARD], unpack(entry)
+    guard, payload = entry[GUARD], unpack_entry(entry)
     for name, item in ITEMS.items():
         for shape, content in {"": item, " in a list": listing(item), " in two": listing(item, item)}.items():
-            yield f"{name}{shape}", pack(VALUE, new_token(), guard, now_ms(), content)
+            yield f"{name}{shape}", pack_entry(VALUE, new_token(), guard, now_ms(), content)
     for at in range(len(payload)):  # one item of a row
         for name in ("a list", "signalling", "a huge number", "too many lists", "a point that is too far away"):
-            yield f"{name} at {at}", pack(VALUE, new_token(), guard, now_ms(), payload[:at] + ITEMS[name])
-    yield "a stale copy", pack(STALE, new_token(), guard, 0, b"V" + listing(SIGNALLING))
+            yield f"{name} at {at}", pack_entry(VALUE, new_token(), guard, now_ms(), payload[:at] + ITEMS[name])
+    yield "a stale copy", pack_entry(STALE, new_token(), guard, 0, b"V" + listing(SIGNALLING))
 
 
 @pytest.fixture
@@ -245,7 +245,7 @@ async def test_a_process_remembers_nothing_of_a_hostile_index(
             predicted = {key: predict(key).keys for key in entries}
             poison = listing(*[ITEMS[item] for item in items])
             for key, entry in entries.items():
-                await recording.plant(key, pack(VALUE, new_token(), entry[GUARD], now_ms(), poison))
+                await recording.plant(key, pack_entry(VALUE, new_token(), entry[GUARD], now_ms(), poison))
             for _ in range(3):
                 with suppress(*[DoesNotExist] if subject.believes else []):
                     await subject.query()
@@ -313,10 +313,10 @@ async def test_a_hostile_document_of_any_depth_raises_nothing(
             recording.read_entries.clear()
             tariff = await Tariff.cache.get(price=Decimal("12.50"))
         [(key, entry)] = [(key, value) for key, value in recording.read_entries.items() if value[:1] == VALUE]
-        parts: list[bytes] = list(map(bytes, msgspec.msgpack.decode(unpack(entry), type=list[msgspec.Raw])))
+        parts: list[bytes] = list(map(bytes, msgspec.msgpack.decode(unpack_entry(entry), type=list[msgspec.Raw])))
         at = parts.index(msgspec.msgpack.encode({"a": [1, {"b": None}]}))
         payload = listing(*parts[:at], nested(depth, kind), *parts[at + 1 :])
-        await recording.plant(key, pack(VALUE, new_token(), entry[GUARD], now_ms(), payload))
+        await recording.plant(key, pack_entry(VALUE, new_token(), entry[GUARD], now_ms(), payload))
         found = await asyncio.gather(*[Tariff.cache.get(price=Decimal("12.50")) for _ in range(together)])
         assert found == [tariff] * together
         async with local_cache():
@@ -493,7 +493,7 @@ async def test_no_made_up_entry_with_a_valid_header_raises_or_is_remembered(
             seen = Seen(sound)
             expected = ask(opened, query, seen, tables)
             used.append((query, expected, [key for key in seen.keys_read if sound.get(key, b"")[:1] == VALUE]))
-        payloads = [unpack(entry) for entry in sound.values() if entry[:1] == VALUE]
+        payloads = [unpack_entry(entry) for entry in sound.values() if entry[:1] == VALUE]
         tried: Counter[str] = Counter()
         for number in range(FUZZED):
             query, expected, keys = chance.choice(used)
@@ -502,7 +502,9 @@ async def test_no_made_up_entry_with_a_valid_header_raises_or_is_remembered(
                 state = chance.choice([VALUE] * 6 + [ABSENT, STALE])
                 kind = chance.randrange(len(KINDS))
                 tried[KINDS[kind]] += 1
-                entries[key] = pack(state, new_token(), sound[key][GUARD], now_ms(), hostile(chance, payloads, kind))
+                entries[key] = pack_entry(
+                    state, new_token(), sound[key][GUARD], now_ms(), hostile(chance, payloads, kind)
+                )
             try:
                 with suppress(
                     DoesNotExist, MultipleObjectsReturned

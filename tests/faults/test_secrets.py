@@ -14,7 +14,7 @@ from tortoise.exceptions import DoesNotExist, FieldError, MultipleObjectsReturne
 from tortoise.transactions import in_transaction
 
 from aiomodelcache import BackendError, BatchCacheQuery, CacheError, CacheWriteError, DontCache, ModelCache
-from aiomodelcache.encoding.layout import GUARD, STALE, VALUE, new_token, pack, unpack
+from aiomodelcache.encoding.layout import GUARD, STALE, VALUE, new_token, pack_entry, unpack_entry
 from aiomodelcache.entries.base import now_ms
 from aiomodelcache.query.many_to_many import ManyToManyQuery
 from aiomodelcache.testing import CountingBackend
@@ -317,16 +317,16 @@ def poisons(entry: bytes) -> Iterator[bytes]:
         ITEMS["a decimal that signals"],
         b"\xc7\x06\x01" + SECRET.encode(),
     )
-    payload = unpack(entry)
+    payload = unpack_entry(entry)
     contents = [content for item in items for content in (item, listing(item), payload.replace(secret, item))]
     contents += [payload[: len(payload) // 2], payload + secret]
     yield entry[:-1] + b"?"
     yield SECRET.encode()
     for content in contents:
-        yield pack(VALUE, new_token(), entry[GUARD], now_ms(), content)
-        yield pack(STALE, new_token(), entry[GUARD], 0, VALUE + content)
-        yield pack(VALUE, new_token(), entry[GUARD][:-1] + b"?", now_ms(), content)
-        yield pack(VALUE, new_token(), b"?" + entry[GUARD][1:], now_ms(), content)
+        yield pack_entry(VALUE, new_token(), entry[GUARD], now_ms(), content)
+        yield pack_entry(STALE, new_token(), entry[GUARD], 0, VALUE + content)
+        yield pack_entry(VALUE, new_token(), entry[GUARD][:-1] + b"?", now_ms(), content)
+        yield pack_entry(VALUE, new_token(), b"?" + entry[GUARD][1:], now_ms(), content)
 
 
 class QuotingBackend(FailingBackend):

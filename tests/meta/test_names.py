@@ -2,6 +2,7 @@
 
 import ast
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import aiomodelcache
@@ -12,6 +13,14 @@ SHARED = {
     "Fill",  # public twice: a request to a store, for its authors, and an event, for observers
 }
 """Names that two classes have."""
+TWINS = {
+    "register_model_cache",  # public: the same for every web framework
+    "not_found",  # the handler that it registers there
+    "install_command", "remove_command", "sql_command", "status_command",  # the same for triggers and for a publication
+    "is_version", "new_token",  # the library's and those of the conformance suite, which must not trust the library
+    "logger",
+}  # fmt: skip
+"""Names that functions or constants of several modules have, because they mean the same."""
 
 
 def types_in(source: str) -> set[str]:
@@ -27,6 +36,28 @@ def types_in(source: str) -> set[str]:
     return {name for name in found if name.lstrip("_")[:1].isupper() and not name.isupper()}
 
 
+def functions_and_constants_in(source: str) -> set[str]:
+    """Returns the functions and the constants of a module that other modules may import."""
+    found: set[str] = set()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign) and not is_type_variable(node.value):
+            found |= {each.id for each in node.targets if isinstance(each, ast.Name)}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            found.add(node.target.id)
+    return {name for name in found - types_in(source) if not name.startswith("_")}
+
+
+def shared(names_in: Callable[[str], set[str]]) -> dict[str, list[str]]:
+    """Returns the modules of each name that several modules define."""
+    modules: dict[str, list[str]] = defaultdict(list)
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for name in names_in(path.read_text("utf-8")):
+            modules[name].append(path.relative_to(PACKAGE).as_posix())
+    return {name: found for name, found in modules.items() if len(found) > 1}
+
+
 def is_type_variable(value: ast.expr) -> bool:
     return (
         isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id in ("TypeVar", "ParamSpec")
@@ -34,15 +65,15 @@ def is_type_variable(value: ast.expr) -> bool:
 
 
 def test_no_two_classes_or_named_types_share_a_name() -> None:
-    modules: dict[str, list[str]] = defaultdict(list)
-    for path in sorted(PACKAGE.rglob("*.py")):
-        for name in types_in(path.read_text("utf-8")):
-            modules[name].append(path.relative_to(PACKAGE).as_posix())
-    shared = {name: found for name, found in modules.items() if len(found) > 1}
-    assert shared.keys() == SHARED, shared
+    assert shared(types_in).keys() == SHARED, shared(types_in)
 
 
-def test_classes_and_named_types_are_found() -> None:
+def test_no_two_functions_or_constants_share_a_name() -> None:
+    found = shared(functions_and_constants_in)
+    assert found.keys() == TWINS, {name: found.get(name) for name in found.keys() ^ TWINS}
+
+
+def test_names_are_found() -> None:
     source = """
 class Read: ...
 Rows = Sequence[Row]
@@ -50,5 +81,9 @@ Endpoint: TypeAlias = RedisEndpoint | ClusterEndpoint
 RowT = TypeVar("RowT")
 LIMIT: Final = 10
 _codec = Codec()
+logger = getLogger()
+def read(): ...
+async def _read(): ...
 """
     assert types_in(source) == {"Read", "Rows", "Endpoint"}
+    assert functions_and_constants_in(source) == {"LIMIT", "logger", "read"}

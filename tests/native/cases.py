@@ -11,7 +11,7 @@ from uuid import UUID
 
 from hypothesis import strategies as st
 
-from aiomodelcache.encoding.layout import PAYLOAD, VALUE, pack
+from aiomodelcache.encoding.layout import PAYLOAD, VALUE, pack_entry
 from aiomodelcache.encoding.native import DecodeRows
 from aiomodelcache.encoding.rows import Column, RowCodec
 from aiomodelcache.encoding.values import to_msgpack
@@ -88,7 +88,7 @@ ROWS: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
 
 def entry_of(payload: bytes) -> bytes:
     """Returns a current entry."""
-    return pack(VALUE, TOKEN, FINGERPRINT + EPOCH, CREATED_MS, payload)
+    return pack_entry(VALUE, TOKEN, FINGERPRINT + EPOCH, CREATED_MS, payload)
 
 
 def by_python(entries: list[bytes]) -> list[dict[str, Any]] | None:

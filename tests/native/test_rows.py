@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aiomodelcache.encoding.layout import ABSENT, HEADER, STALE, pack
+from aiomodelcache.encoding.layout import ABSENT, HEADER, STALE, pack_entry
 from aiomodelcache.encoding.native import DecodeRows, rows_decoder
 from aiomodelcache.encoding.values import encoder
 from tests.native.cases import (
@@ -94,11 +94,11 @@ def test_an_entry_that_is_no_current_row_is_left_to_python(decode: DecodeRows) -
         good[: HEADER.stop - 1],
         good[:-1],
         good + b"\0",
-        pack(ABSENT, TOKEN, GUARD, CREATED_MS),
-        pack(STALE, TOKEN, GUARD, CREATED_MS, payload),
-        pack(b"V", TOKEN, b"g" * 8 + EPOCH, CREATED_MS, payload),
-        pack(b"V", TOKEN, FINGERPRINT + b"g" * 16, CREATED_MS, payload),
-        pack(b"V", TOKEN, GUARD, CREATED_MS - 1, payload),
+        pack_entry(ABSENT, TOKEN, GUARD, CREATED_MS),
+        pack_entry(STALE, TOKEN, GUARD, CREATED_MS, payload),
+        pack_entry(b"V", TOKEN, b"g" * 8 + EPOCH, CREATED_MS, payload),
+        pack_entry(b"V", TOKEN, FINGERPRINT + b"g" * 16, CREATED_MS, payload),
+        pack_entry(b"V", TOKEN, GUARD, CREATED_MS - 1, payload),
         entry_of(payload + payload),
     ]
     for other in others:

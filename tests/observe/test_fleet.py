@@ -9,7 +9,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache import BackendError, CacheNotOpen, MemoryBackend, ModelCache
 from aiomodelcache.backends.protocol import Fill, Lease
-from aiomodelcache.encoding.layout import VALUE, new_token, pack
+from aiomodelcache.encoding.layout import VALUE, new_token, pack_entry
 from aiomodelcache.engine import publishing
 from aiomodelcache.engine.publishing import published_keys
 from aiomodelcache.observe.fleet import Worker, decode_worker, encode_worker
@@ -169,7 +169,7 @@ async def test_foreign_and_damaged_entries_are_ignored(
     free = [key for key, entry in zip(published_keys(""), taken, strict=True) if entry is None]
     guard = bytes(24)
     payloads = [b"", b"{}", b"[]", b"\xff", b'{"name":1,"host":"h","pid":1,"started":1}', b"null"]
-    entries = [pack(VALUE, new_token(), guard, 0, payload) for payload in payloads]
+    entries = [pack_entry(VALUE, new_token(), guard, 0, payload) for payload in payloads]
     entries += [b"V", b"W" + bytes(29), entries[0][:-1] + b"x", b"E" + new_token()]
     for key, entry in zip(free, entries, strict=False):
         token = new_token()

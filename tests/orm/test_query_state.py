@@ -17,7 +17,7 @@ from tortoise.query_utils import Prefetch
 
 from aiomodelcache import writes_without_cache
 from aiomodelcache.orm.query_copies import copied
-from aiomodelcache.orm.query_state import QueryNotCacheable, state_of
+from aiomodelcache.orm.query_state import QueryNotCacheable, state_of_query
 from tests.support.models.derived_models import Happening, Label, Organizer
 from tests.support.models.shop_models import Listing, Mark, Seller
 
@@ -35,7 +35,7 @@ class Level(enum.IntEnum):
 
 
 def text(query: Any) -> str:
-    return repr(state_of(query))
+    return repr(state_of_query(query))
 
 
 class Steps:
@@ -296,14 +296,14 @@ async def test_sql_stands_for_what_cannot_be_read(monkeypatch: pytest.MonkeyPatc
 
 async def test_a_parameter_that_cannot_be_read_is_refused() -> None:
     with pytest.raises(QueryNotCacheable, match="a query of Happening has a parameter whose value cannot be part"):
-        state_of(Happening.annotate(half=Half("level", Money())))
+        state_of_query(Happening.annotate(half=Half("level", Money())))
 
 
 async def test_a_queryset_with_a_lock_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     query: Any = Happening.all()
     query._select_for_update = True  # SQLite ignores the call
     with pytest.raises(QueryNotCacheable, match="select_for_update locks rows: await it itself"):
-        state_of(query)
+        state_of_query(query)
 
 
 async def test_an_attribute_of_a_later_tortoise_is_refused() -> None:
@@ -312,29 +312,29 @@ async def test_an_attribute_of_a_later_tortoise_is_refused() -> None:
     with pytest.raises(
         QueryNotCacheable, match=r"attributes that this version of aiomodelcache does not know \(_sample\)"
     ):
-        state_of(query)
+        state_of_query(query)
 
 
 @pytest.mark.parametrize("clocks", [False, True])
 @pytest.mark.parametrize("sql", ["RANDOM ()", "nextval('s')", "gen_random_uuid()", "randomblob(4)", "now() + rand()"])
 async def test_functions_that_differ_each_time_are_refused(sql: str, clocks: bool) -> None:
     with pytest.raises(QueryNotCacheable, match="has another answer each time: pass a value, rounded"):
-        state_of(Happening.annotate(x=RawSQL(sql)), clocks=clocks)
+        state_of_query(Happening.annotate(x=RawSQL(sql)), clocks=clocks)
 
 
 @pytest.mark.parametrize("sql", ["now()", "CURRENT_TIMESTAMP", "date('now')", "julianday()", "unix_timestamp()"])
 async def test_the_time_is_refused_unless_clocks_may_be_asked(sql: str) -> None:
     query = Happening.annotate(x=RawSQL(sql))
     with pytest.raises(QueryNotCacheable, match=r"has another answer each time: give it a timeout, .*, pass a value"):
-        state_of(query)
-    assert state_of(query, clocks=True) != state_of(Happening.annotate(x=RawSQL("1")), clocks=True)
+        state_of_query(query)
+    assert state_of_query(query, clocks=True) != state_of_query(Happening.annotate(x=RawSQL("1")), clocks=True)
 
 
 @pytest.mark.parametrize(
     "sql", ["uuid", '"current_date"', "strftime('%Y', made)", "date(made)", "t.random", "brand(1)"]
 )
 async def test_columns_and_functions_of_like_names_are_not(sql: str) -> None:
-    assert state_of(Happening.annotate(x=RawSQL(sql)))
+    assert state_of_query(Happening.annotate(x=RawSQL(sql)))
 
 
 async def test_a_copy_keeps_what_its_original_loses() -> None:

@@ -10,7 +10,7 @@ import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache import ModelCache, cached
-from aiomodelcache.encoding.layout import ABSENT, PREFIX_SIZE, STALE, VALUE, created_ms, pack, with_kept_token
+from aiomodelcache.encoding.layout import ABSENT, PREFIX_SIZE, STALE, VALUE, created_ms, pack_entry, with_kept_token
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.models.derived_models import Happening, Organizer
 from tests.write.test_stale import until_idle
@@ -130,16 +130,16 @@ async def test_a_refresh_that_finds_a_change_invalidates_what_depends_on_it(
 
 
 def test_only_an_entry_that_says_the_same_keeps_the_token() -> None:
-    old = pack(VALUE, b"o" * 16, b"g" * 24, 1, b"content")
-    kept = pack(VALUE, b"o" * 16, b"g" * 24, 2, b"content")
-    assert with_kept_token(pack(VALUE, b"n" * 16, b"g" * 24, 2, b"content"), old) == kept
+    old = pack_entry(VALUE, b"o" * 16, b"g" * 24, 1, b"content")
+    kept = pack_entry(VALUE, b"o" * 16, b"g" * 24, 2, b"content")
+    assert with_kept_token(pack_entry(VALUE, b"n" * 16, b"g" * 24, 2, b"content"), old) == kept
     for state, guard, payload in (
         (VALUE, b"g" * 24, b"other"),
         (VALUE, b"h" * 24, b"content"),
         (ABSENT, b"g" * 24, b"content"),
     ):
-        new = pack(state, b"n" * 16, guard, 2, payload)
+        new = pack_entry(state, b"n" * 16, guard, 2, payload)
         assert with_kept_token(new, old) == new
-    stale = pack(STALE, b"o" * 16, b"g" * 24, 0, b"content")
-    for new in (pack(STALE, b"n" * 16, b"g" * 24, 0, b"content"), b""):
+    stale = pack_entry(STALE, b"o" * 16, b"g" * 24, 0, b"content")
+    for new in (pack_entry(STALE, b"n" * 16, b"g" * 24, 0, b"content"), b""):
         assert with_kept_token(new, stale) == new

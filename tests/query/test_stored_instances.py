@@ -9,7 +9,7 @@ import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache import ModelCache, cached
-from aiomodelcache.encoding.layout import GUARD, PREFIX_SIZE, VALUE, pack, unpack
+from aiomodelcache.encoding.layout import GUARD, PREFIX_SIZE, VALUE, pack_entry, unpack_entry
 from aiomodelcache.entries.base import now_ms
 from aiomodelcache.open_cache import OpenCache, default_cache
 from aiomodelcache.query.querysets import query_entries
@@ -116,7 +116,7 @@ class TestHostile:
         opened, _, entry = await self.stored()
         entries = query_entries(opened, Everything)
         (epoch,) = await opened.guarded.backend.read([entries.partitions.epochs[0]])
-        payload, chance = unpack(entry), random.Random(7)
+        payload, chance = unpack_entry(entry), random.Random(7)
         assert epoch is not None
         for at in range(len(payload)):
             for changed in (
@@ -124,13 +124,13 @@ class TestHostile:
                 payload[:at] + bytes([chance.randrange(256)]) + payload[at + 1 :],
                 payload[:at] + bytes([chance.randrange(256)]) + payload[at:],
             ):
-                hostile = pack(VALUE, entry[1:PREFIX_SIZE], entry[GUARD], now_ms(), changed)
+                hostile = pack_entry(VALUE, entry[1:PREFIX_SIZE], entry[GUARD], now_ms(), changed)
                 entries.read(hostile, epoch)  # does not raise
 
     async def test_such_an_entry_is_a_miss_and_replaced(self, cache: ModelCache, backend: CountingBackend) -> None:
         _, key, entry = await self.stored()
         store: Any = backend.backend
-        hostile = pack(VALUE, entry[1:PREFIX_SIZE], entry[GUARD], now_ms(), unpack(entry)[:-3])
+        hostile = pack_entry(VALUE, entry[1:PREFIX_SIZE], entry[GUARD], now_ms(), unpack_entry(entry)[:-3])
         store._put(key, hostile, math.inf, store._now())
         assert len(await self.query()) == len(ROWS)
         assert cache.stats.of("Everything.query").undecodable == 1

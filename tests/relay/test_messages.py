@@ -18,7 +18,7 @@ from aiomodelcache.relay.stream.messages import (
     RelationColumn,
     RowChange,
     Truncated,
-    parse,
+    parse_message,
 )
 
 unhurried = settings(deadline=None)
@@ -52,16 +52,16 @@ RECORDED = {
 
 @pytest.mark.parametrize("data", RECORDED, ids=[chr(data[0]) for data in RECORDED])
 def test_messages_of_a_server(data: bytes) -> None:
-    assert parse(data) == RECORDED[data]
+    assert parse_message(data) == RECORDED[data]
 
 
 @pytest.mark.parametrize("data", RECORDED, ids=[chr(data[0]) for data in RECORDED])
 def test_a_part_of_a_message_and_more_than_one_are_refused(data: bytes) -> None:
     for end in range(len(data)):
         with pytest.raises(MalformedMessage):
-            parse(data[:end])
+            parse_message(data[:end])
     with pytest.raises(MalformedMessage, match="1 bytes behind"):
-        parse(data + b"\0")
+        parse_message(data + b"\0")
 
 
 MALFORMED = {
@@ -80,14 +80,14 @@ MALFORMED = {
 @pytest.mark.parametrize("data", MALFORMED.values(), ids=MALFORMED)
 def test_what_no_server_sends_is_refused(data: bytes) -> None:
     with pytest.raises(MalformedMessage):
-        parse(data)
+        parse_message(data)
 
 
 @unhurried
 @given(st.one_of(st.binary(max_size=60), st.builds(bytes.__add__, st.sampled_from([*RECORDED]), st.binary(max_size=9))))
 def test_any_bytes_are_a_message_or_refused(data: bytes) -> None:
     with suppress(MalformedMessage):
-        parse(data)
+        parse_message(data)
 
 
 @unhurried
@@ -96,7 +96,7 @@ def test_a_changed_byte_is_a_message_or_refused(message: bytes, data: st.DataObj
     at = data.draw(st.integers(0, len(message) - 1))
     changed = message[:at] + bytes([data.draw(st.integers(0, 255))]) + message[at + 1 :]
     try:
-        found = parse(changed)
+        found = parse_message(changed)
     except MalformedMessage:
         return
     if changed != message and found == RECORDED[message]:
@@ -110,4 +110,4 @@ def test_every_row_is_read_as_it_was_written(values: list[Any]) -> None:
         b"n" if value is None else b"u" if value is UNSENT else b"t" + struct.pack("!i", len(value)) + value
         for value in values
     )
-    assert parse(b"I\0\0@\x01N" + struct.pack("!h", len(values)) + found) == RowChange(16385, "I", None, values)
+    assert parse_message(b"I\0\0@\x01N" + struct.pack("!h", len(values)) + found) == RowChange(16385, "I", None, values)

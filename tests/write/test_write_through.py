@@ -659,7 +659,7 @@ async def test_a_backend_without_the_operations_is_refused(database: BaseDBAsync
 
 
 def test_a_wrong_value_is_refused() -> None:
-    from aiomodelcache.declare.options import parse
+    from aiomodelcache.declare.options import parse_options
 
     with pytest.raises(CacheConfigurationError, match=r"Account\.write_through is 'yes': use True or False"):
-        parse("Account", {"write_through": "yes"})
+        parse_options("Account", {"write_through": "yes"})

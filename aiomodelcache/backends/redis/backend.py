@@ -27,7 +27,7 @@ from aiomodelcache.backends.redis.clients import Endpoint, RedisEndpoint, endpoi
 from aiomodelcache.backends.redis.cluster.endpoint import ClusterEndpoint
 from aiomodelcache.backends.redis.commands import as_bytes
 from aiomodelcache.backends.redis.connection import Command, Replies, pack_mget
-from aiomodelcache.backends.redis.errors import FAILURES, cause
+from aiomodelcache.backends.redis.errors import FAILURES, unquoted_cause
 from aiomodelcache.backends.redis.incarnation import ServerIncarnation
 from aiomodelcache.backends.redis.leasing import LeasingCommands
 from aiomodelcache.backends.redis.parts import ReadInParts
@@ -115,7 +115,7 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
         except BaseException as error:
             await self.close()
             if isinstance(error, FAILURES):
-                raise self._failure(error) from cause(error)
+                raise self._failure(error) from unquoted_cause(error)
             raise
 
     def track(self, near: Near | None) -> None:
@@ -193,9 +193,9 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
         try:
             [values] = await endpoint.send([("MGET", *keys)], read_only=True, tracked=tracked)
         except FAILURES as error:
-            raise self._failure(error) from cause(error)
+            raise self._failure(error) from unquoted_cause(error)
         if isinstance(values, Exception):
-            raise self._failure(values) from cause(values)
+            raise self._failure(values) from unquoted_cause(values)
         return endpoint.incarnation.mask_stale_versions(values)
 
     def start_read(self, keys: Sequence[bytes], callback: ReadCallback) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 from aiomodelcache.backends.redis.commands import RedisCommands
-from aiomodelcache.backends.redis.errors import FAILURES, cause
+from aiomodelcache.backends.redis.errors import FAILURES, unquoted_cause
 from aiomodelcache.backends.redis.scripts import load_script
 
 
@@ -19,7 +19,7 @@ class ClaimCommands(RedisCommands):
         try:
             replies = await (self._endpoint or self._raise_closed()).send_to_each([("TIME",)])
         except FAILURES as error:
-            raise self._failure(error) from cause(error)
+            raise self._failure(error) from unquoted_cause(error)
         moments = [moment for [moment] in replies]
         self._raise_any(moments)
         return min(map(_milliseconds, moments))

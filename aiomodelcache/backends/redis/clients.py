@@ -23,7 +23,7 @@ from aiomodelcache.backends.near import Near
 from aiomodelcache.backends.redis.cluster.endpoint import ClusterEndpoint
 from aiomodelcache.backends.redis.cluster.node import ConnectionSettings
 from aiomodelcache.backends.redis.cluster.slots import Address
-from aiomodelcache.backends.redis.connection import Command, ReconnectingConnection, pack
+from aiomodelcache.backends.redis.connection import Command, ReconnectingConnection, pack_commands
 from aiomodelcache.backends.redis.incarnation import IDENTIFY, ServerIncarnation, ask
 from aiomodelcache.backends.redis.replicas import Replication, ReplicaWait
 from aiomodelcache.backends.redis.url import SCHEMES, Url, at_most_once, masked
@@ -130,7 +130,7 @@ class RedisEndpoint:
         """
         connection = self.tracking if tracked else self.reading if read_only else self.writing
         if connection is not None:
-            return await connection.send(pack(commands), len(commands))
+            return await connection.send(pack_commands(commands), len(commands))
         if len(commands) == 1:
             try:
                 return [await self.client.execute_command(*commands[0])]
@@ -160,7 +160,7 @@ class RedisEndpoint:
     async def check_identity(self, keys: Iterable[bytes]) -> None:
         """Asks the server that holds these keys for its identity again."""
         if self.writing is not None:
-            self.incarnation.check_identity(await self.writing.send(pack(IDENTIFY), len(IDENTIFY)))
+            self.incarnation.check_identity(await self.writing.send(pack_commands(IDENTIFY), len(IDENTIFY)))
             return
         pool = cast("Any", self.client).connection_pool
         connection = await pool.get_connection()

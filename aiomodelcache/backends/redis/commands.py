@@ -11,9 +11,15 @@ from redis.exceptions import NoScriptError
 
 from aiomodelcache.backends.protocol import PartialFailure, ReplacedEntry
 from aiomodelcache.backends.redis.clients import Endpoint
-from aiomodelcache.backends.redis.cluster.slots import key_of
+from aiomodelcache.backends.redis.cluster.slots import first_key
 from aiomodelcache.backends.redis.connection import Command
-from aiomodelcache.backends.redis.errors import FAILURES, TooFewReplicasError, cause, concerns_one_key, describe
+from aiomodelcache.backends.redis.errors import (
+    FAILURES,
+    TooFewReplicasError,
+    concerns_one_key,
+    describe,
+    unquoted_cause,
+)
 from aiomodelcache.backends.redis.replicas import ReplicaWait
 from aiomodelcache.backends.redis.scripts import Script, ScriptArguments, load_script
 from aiomodelcache.backends.replication import Unreplicated
@@ -73,7 +79,7 @@ class RedisCommands:
         try:
             await endpoint.check_identity(doubtful)
         except FAILURES as error:
-            raise self._failure(error) from cause(error)
+            raise self._failure(error) from unquoted_cause(error)
         stale = {
             key: version
             for key, version in zip(keys, versions, strict=True)
@@ -123,7 +129,7 @@ class RedisCommands:
                 try:
                     await self._load_scripts(endpoint)
                 except FAILURES as error:
-                    raise self._failure(error) from cause(error)
+                    raise self._failure(error) from unquoted_cause(error)
                 remaining = [[stage[at] for at in forgotten], *stages[number + 1 :]]
                 again, *later = await self._send_stages(remaining, wait=None if number else wait)
                 self._raise_any(reply for reply in again if isinstance(reply, NoScriptError))
@@ -167,11 +173,11 @@ class RedisCommands:
             else:
                 replies = await endpoint.send(commands, read_only=read_only, tracked=tracked)
         except FAILURES as error:
-            raise self._failure(error) from cause(error)
+            raise self._failure(error) from unquoted_cause(error)
         if not endpoint.is_cluster:
             self._raise_general(replies)
         elif not partly:
-            self._raise_failed([key_of(command) for command in commands], replies)
+            self._raise_failed([first_key(command) for command in commands], replies)
         return replies
 
     def _raise_failed(self, keys: Sequence[bytes], replies: Sequence[object], result: object = None) -> None:
@@ -201,12 +207,12 @@ class RedisCommands:
     def _raise_any(self, replies: Iterable[object]) -> None:
         for reply in replies:
             if isinstance(reply, Exception):
-                raise self._failure(reply) from cause(reply)
+                raise self._failure(reply) from unquoted_cause(reply)
 
     def _raise_general(self, replies: Iterable[object]) -> None:
         for reply in replies:
             if isinstance(reply, Exception) and not concerns_one_key(reply):
-                raise self._failure(reply) from cause(reply)
+                raise self._failure(reply) from unquoted_cause(reply)
 
     def _failure(self, error: Exception) -> BackendError:
         kind = Unreplicated if isinstance(error, TooFewReplicasError) else BackendError

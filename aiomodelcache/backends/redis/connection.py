@@ -44,7 +44,7 @@ _NOTHING: Final = object()
 _pack: Final[Callable[[Command], bytes]] = cast("Any", hiredis).pack_command
 
 
-def pack(commands: Iterable[Command]) -> bytes:
+def pack_commands(commands: Iterable[Command]) -> bytes:
     """Returns the bytes of a request."""
     return b"".join(map(_pack, commands))
 
@@ -73,9 +73,9 @@ def pack_mget(keys: Sequence[bytes]) -> bytes:
 
 
 _Push: Final[type] = cast("Any", hiredis).PushNotification
-_HELLO: Final = pack([("HELLO", 3)])
-_TRACK: Final = pack([("CLIENT", "TRACKING", "ON")])
-_PING: Final = pack([("PING",)])
+_HELLO: Final = pack_commands([("HELLO", 3)])
+_TRACK: Final = pack_commands([("CLIENT", "TRACKING", "ON")])
+_PING: Final = pack_commands([("PING",)])
 
 
 def interleaves(hello: Any) -> bool:
@@ -194,7 +194,7 @@ class PipelinedConnection(asyncio.Protocol):
 
     def _ping(self, key: bytes | None = None) -> None:
         if self.lost is None:
-            self.start(_PING if key is None else pack([("PTTL", key)]), 1, _ignore)
+            self.start(_PING if key is None else pack_commands([("PTTL", key)]), 1, _ignore)
 
     def _on_push(self, message: Any) -> None:
         if self.near is not None and message[0] == b"invalidate":

@@ -34,9 +34,9 @@ def unquoted(error: BaseException) -> str:
     return _QUOTATION.split(str(error), maxsplit=1)[0]
 
 
-def cause(error: BaseException) -> BaseException:
+def unquoted_cause(error: BaseException) -> BaseException:
     """Returns the error to chain a ``BackendError`` to: the error, or one without its text if that quotes anything."""
-    return error if unquoted(error) == str(error) else messages.cause(error)
+    return error if unquoted(error) == str(error) else messages.safe_cause(error)
 
 
 def describe(error: BaseException) -> str:

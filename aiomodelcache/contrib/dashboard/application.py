@@ -10,7 +10,7 @@ from aiomodelcache.contrib.asgi_types import ASGIScope, Receive, Send
 from aiomodelcache.contrib.dashboard.access import Access, Authorize, check_origin, token_for
 from aiomodelcache.contrib.dashboard.feed import Feed
 from aiomodelcache.contrib.dashboard.http import Refused, Response, as_json, body_of, path_in
-from aiomodelcache.contrib.dashboard.lookups import clear, explain, inspect, names_of
+from aiomodelcache.contrib.dashboard.lookups import clear_declaration, explain_lookup, inspect_lookup, names_of
 from aiomodelcache.contrib.dashboard.stream import stream
 from aiomodelcache.exceptions import CacheNotOpen
 
@@ -101,13 +101,13 @@ class Dashboard:
     async def _answer(self, path: str, body: bytes) -> dict[str, Any]:
         match path:
             case "/explain":
-                return await explain(self._cache, body, values=self._values)
+                return await explain_lookup(self._cache, body, values=self._values)
             case "/inspect":
-                return await inspect(self._cache, body, values=self._values)
+                return await inspect_lookup(self._cache, body, values=self._values)
             case _:
                 if not self._allow_clear:
                     raise Refused(403, "Clearing is switched off: pass Dashboard(..., allow_clear=True).")
-                return await clear(self._cache, body)
+                return await clear_declaration(self._cache, body)
 
     def _config(self) -> dict[str, Any]:
         names = names_of(self._cache)

@@ -14,7 +14,7 @@ from aiomodelcache.inspection.errors import CommandError
 from aiomodelcache.inspection.explained import explained
 from aiomodelcache.inspection.keyspace import KeyMap
 from aiomodelcache.inspection.own_store import store_of
-from aiomodelcache.inspection.stored import inspected, key_of
+from aiomodelcache.inspection.stored import inspected, key_of_target
 from aiomodelcache.inspection.targets import all_targets, find_target, query_of
 from aiomodelcache.observe.stats import logger
 
@@ -41,7 +41,7 @@ def names_of(cache: ModelCache) -> dict[str, list[str]]:
     return {kind: sorted({target.name for target in targets}, key=str.lower) for kind, targets in found.items()}
 
 
-async def explain(cache: ModelCache, body: bytes, *, values: bool) -> dict[str, Any]:
+async def explain_lookup(cache: ModelCache, body: bytes, *, values: bool) -> dict[str, Any]:
     """Returns where a lookup would be answered from. Raises ``Refused``."""
     asked = _decoded(body, Asked)
     try:
@@ -53,12 +53,12 @@ async def explain(cache: ModelCache, body: bytes, *, values: bool) -> dict[str, 
         raise _refusal(error) from error
 
 
-async def inspect(cache: ModelCache, body: bytes, *, values: bool) -> dict[str, Any]:
+async def inspect_lookup(cache: ModelCache, body: bytes, *, values: bool) -> dict[str, Any]:
     """Returns the entry of a lookup, decoded. Raises ``Refused``."""
     asked = _decoded(body, Asked)
     try:
         view = cache.open_cache.usable()
-        key = key_of(view, asked.target.strip(), _split(asked.arguments), as_list=asked.as_list)
+        key = key_of_target(view, asked.target.strip(), _split(asked.arguments), as_list=asked.as_list)
         async with store_of(cache.backend) as store:
             if store is None:
                 raise CommandError("This store cannot tell the lives of its keys, which inspect needs.")
@@ -67,7 +67,7 @@ async def inspect(cache: ModelCache, body: bytes, *, values: bool) -> dict[str, 
         raise _refusal(error) from error
 
 
-async def clear(cache: ModelCache, body: bytes) -> dict[str, Any]:
+async def clear_declaration(cache: ModelCache, body: bytes) -> dict[str, Any]:
     """Clears a model or a cached function, in all processes. Raises ``Refused``."""
     named = _decoded(body, Named)
     if named.confirmed != named.target:

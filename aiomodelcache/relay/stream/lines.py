@@ -27,7 +27,7 @@ from aiomodelcache.relay.stream.messages import (
     Relation,
     RowChange,
     Truncated,
-    parse,
+    parse_message,
 )
 from aiomodelcache.relay.stream.publication import STREAM, publication_name
 from aiomodelcache.relay.stream.replication import ReplicationFailure, ReplicationStream, Sent
@@ -45,7 +45,7 @@ from aiomodelcache.relay.stream.slot import (
 from aiomodelcache.relay.triggers.definitions import literal, select
 from aiomodelcache.relay.triggers.postgres import current_schema, relation_name
 
-PREFIX: Final = "aiomodelcache"
+MESSAGE_PREFIX: Final = "aiomodelcache"
 """The prefix of the relay's own messages in the WAL."""
 PATIENCE: Final = 1.0
 """Maximum seconds that one read waits for the relay's own message. Beyond it, the next read waits."""
@@ -70,7 +70,8 @@ _GUARD: Final = f"""{CAPTURED}
 """
 _MARK: Final = f"""
     UPDATE {STREAM} SET position = greatest(position, {{}}::pg_lsn) WHERE slot = {{}} AND {{}}
-    RETURNING set_config('synchronous_commit', 'local', true), pg_logical_emit_message(true, '{PREFIX}', {{}}) AS lsn
+    RETURNING set_config('synchronous_commit', 'local', true),
+        pg_logical_emit_message(true, '{MESSAGE_PREFIX}', {{}}) AS lsn
 """
 
 
@@ -270,7 +271,7 @@ class StreamLines:
             await self._fail(ReplicationFailure(text, is_lasting=True))
 
     def _take(self, sent: Sent) -> None:
-        match parse(sent.data):
+        match parse_message(sent.data):
             case Begin(lsn, time):
                 self._last = lsn << 32
                 self._committed = monotonic() - max(0.0, sent.time - time)
@@ -281,7 +282,7 @@ class StreamLines:
             case Truncated(relations):
                 for number in relations:
                     self._hold(number, None)
-            case Emitted(True, prefix, content) if prefix == PREFIX and content == self._mark:
+            case Emitted(True, prefix, content) if prefix == MESSAGE_PREFIX and content == self._mark:
                 self.left_out = False
             case Commit(lsn):
                 self._commits.append((self._last, lsn))

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from aiomodelcache.encoding.messages import SafeError
 
-VERSION: Final = 1
+PROTOCOL_VERSION: Final = 1
 """The version of the protocol. Later ones send transactions that may still be rolled back."""
 
 
@@ -98,7 +98,7 @@ class Emitted(NamedTuple):
 ReplicationMessage = Begin | Commit | Relation | RowChange | Truncated | Emitted
 
 
-def parse(data: bytes) -> ReplicationMessage | None:
+def parse_message(data: bytes) -> ReplicationMessage | None:
     """Returns the message; None for one that says nothing of rows. Raises ``MalformedMessage``."""
     found = _Bytes(data)
     read = _READERS.get(kind := found.letter())

@@ -16,12 +16,12 @@ from aiomodelcache.exceptions import RelayError
 from aiomodelcache.relay.captured import CapturedTable
 from aiomodelcache.relay.stream.identity import identities
 from aiomodelcache.relay.triggers.definitions import (
-    PREFIX,
+    NAME_PREFIX,
     TABLE_STATE,
     CatalogueRows,
     Definition,
-    digest,
     literal,
+    md5_digest,
     quoted,
     select,
     tag,
@@ -34,7 +34,7 @@ from aiomodelcache.relay.triggers.postgres import (
     relation_name,
 )
 
-STREAM: Final = f"{PREFIX}stream"
+STREAM: Final = f"{NAME_PREFIX}stream"
 """The table of one row: the coverage, the owner, and the last known state of the slot."""
 _COLUMNS: Final = "(captured text, owner text, slot text, position pg_lsn)"
 _FLAGS: Final = "f t t t t f"
@@ -84,7 +84,7 @@ class Publication(PostgresTriggers):
         )
         name = publication_name(schema)
         listed = sorted({int(row["relation"]) for row in rows if row["relkind"] == "r"})
-        state = f"{_FLAGS} {digest(','.join(map(str, listed)))}"
+        state = f"{_FLAGS} {md5_digest(','.join(map(str, listed)))}"
         return [
             Definition("table", "", STREAM, TABLE_STATE, create),
             Definition("publication", "", name, state, (_publish(name, rows),)),
@@ -107,7 +107,7 @@ PUBLICATION: Final = Publication()
 
 def publication_name(schema: str) -> str:
     """Returns the name of the publication for connections with this schema. Each database has its own."""
-    return f"{PREFIX}{tag(schema)}"
+    return f"{NAME_PREFIX}{tag(schema)}"
 
 
 def _refuse_unlogged(rows: CatalogueRows) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache.exceptions import RelayError
-from aiomodelcache.relay.stream.messages import VERSION
+from aiomodelcache.relay.stream.messages import PROTOCOL_VERSION
 
 _NEVER: Final = 10**6
 """Seconds after which psycopg2 would confirm by itself."""
@@ -77,7 +77,7 @@ class ReplicationStream:
         return stream
 
     async def _begin(self, slot: str, publication: str) -> None:
-        options = {"proto_version": VERSION, "publication_names": f'"{publication}"', "messages": "true"}
+        options = {"proto_version": PROTOCOL_VERSION, "publication_names": f'"{publication}"', "messages": "true"}
         with _failures(self._name):
             await self._settle()
             self._cursor = self._connection.cursor()

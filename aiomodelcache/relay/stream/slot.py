@@ -15,13 +15,13 @@ from aiomodelcache.encoding.layout import new_token
 from aiomodelcache.exceptions import RelayError
 from aiomodelcache.observe.stats import logger
 from aiomodelcache.relay.stream.publication import STREAM
-from aiomodelcache.relay.triggers.definitions import PREFIX, literal, select, tag
+from aiomodelcache.relay.triggers.definitions import NAME_PREFIX, literal, select, tag
 
 MIN_VERSION: Final = 140_000
 """The oldest version of PostgreSQL whose plugin sends the relay's own messages."""
 TERMINATE_LIMIT: Final = 5.0
 """Maximum seconds until a connection ends that was told to. Beyond it, the slot stays in use, and dropping it fails."""
-POLL_INTERVAL: Final = 0.02
+RELEASE_POLL_INTERVAL: Final = 0.02
 """Seconds between two looks at a slot that is still in use."""
 
 _PLACE: Final = """
@@ -77,7 +77,7 @@ class SlotState(NamedTuple):
 async def slot_name(client: BaseDBAsyncClient) -> str:
     """Returns the name of a connection's slot. All databases of a server share these names."""
     [place] = await select(client, _PLACE)
-    return f"{PREFIX}{place['oid']}_{tag(str(place['schema']))}"
+    return f"{NAME_PREFIX}{place['oid']}_{tag(str(place['schema']))}"
 
 
 async def slot_state(client: BaseDBAsyncClient, name: str) -> SlotState:
@@ -151,7 +151,7 @@ async def end_reader(client: BaseDBAsyncClient, name: str) -> None:
     while await _run(client, name, "freed", f"SELECT pg_catalog.pg_terminate_backend(active_pid) {reader}"):
         if asyncio.get_running_loop().time() > end:
             return
-        await asyncio.sleep(POLL_INTERVAL)
+        await asyncio.sleep(RELEASE_POLL_INTERVAL)
 
 
 async def _run(client: BaseDBAsyncClient, name: str, what: str, statement: str) -> Any:

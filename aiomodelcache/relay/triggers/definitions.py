@@ -8,11 +8,11 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache.relay.captured import FORMAT, CapturedTable
 
-PREFIX: Final = "aiomodelcache_"
+NAME_PREFIX: Final = "aiomodelcache_"
 """The beginning of the names of all tables, functions and triggers that are installed."""
-CHANGES: Final = f"{PREFIX}changes"
+CHANGES: Final = f"{NAME_PREFIX}changes"
 """The table of captured lines."""
-COVERAGE: Final = f"{PREFIX}coverage"
+COVERAGE: Final = f"{NAME_PREFIX}coverage"
 """The table of one row: the installed coverage, and the cache that lines are drained for."""
 TABLE_STATE: Final = f"format {FORMAT}"
 """The comment on installed tables, and their state."""
@@ -81,7 +81,7 @@ def tag(name: str) -> str:
     return hashlib.blake2b(name.encode(), digest_size=_TAG_SIZE).hexdigest()
 
 
-def digest(text: str) -> str:
+def md5_digest(text: str) -> str:
     """Returns the digest of an object's text that databases compute as ``md5(text)``."""
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 

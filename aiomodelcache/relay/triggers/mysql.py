@@ -22,7 +22,7 @@ from aiomodelcache.relay.triggers.definitions import (
     CHANGES,
     COVERAGE,
     INSTALL,
-    PREFIX,
+    NAME_PREFIX,
     TABLE_STATE,
     CatalogueRows,
     Definition,
@@ -60,7 +60,7 @@ _FOREIGN_KEYS: Final = """
 _TRIGGERS: Final = f"""
     SELECT event_object_schema AS db, event_object_table AS tab, trigger_name AS name,
         SHA2(action_statement, 256) AS state
-    FROM information_schema.triggers WHERE trigger_name LIKE '{PREFIX.replace("_", "!_")}%' ESCAPE '!'
+    FROM information_schema.triggers WHERE trigger_name LIKE '{NAME_PREFIX.replace("_", "!_")}%' ESCAPE '!'
 """
 _OWN_TABLES: Final = (
     "SELECT table_name AS name, table_comment AS state FROM information_schema.tables WHERE table_schema = DATABASE() "
@@ -226,7 +226,7 @@ def _own_tables(changes: str, coverage: str) -> list[Definition]:
 
 def _trigger(database: Database, place: TableName, event: str, when: str, body: str, source: str) -> Definition:
     on = backquoted(*place)
-    name = f"{PREFIX}{tag('.'.join(place))}_{'cascade_' * (when == 'BEFORE')}{event}{database.mark}"
+    name = f"{NAME_PREFIX}{tag('.'.join(place))}_{'cascade_' * (when == 'BEFORE')}{event}{database.mark}"
     drop = f"DROP TRIGGER IF EXISTS {backquoted(place[0], name)}"
     create = f"CREATE TRIGGER {backquoted(place[0], name)} {when} {event.upper()} ON {on} FOR EACH ROW {body}"
     state = hashlib.sha256(body.encode()).hexdigest()  # as SHA2, because MySQL 9.6 and later have no MD5

@@ -26,12 +26,12 @@ from aiomodelcache.relay.triggers.definitions import (
     COVERAGE,
     INSTALL,
     MAX_ROWS,
-    PREFIX,
+    NAME_PREFIX,
     TABLE_STATE,
     CatalogueRows,
     Definition,
-    digest,
     literal,
+    md5_digest,
     quoted,
     select,
     tag,
@@ -74,14 +74,14 @@ _TABLES: Final = """
 _INSTALLED: Final = f"""
     SELECT '' AS place, proname::text AS name, pg_catalog.md5(prosrc) || prosecdef::text AS state
     FROM pg_catalog.pg_proc
-    WHERE proname LIKE '{PREFIX}%' AND pronamespace = pg_catalog.to_regnamespace(current_schema())
+    WHERE proname LIKE '{NAME_PREFIX}%' AND pronamespace = pg_catalog.to_regnamespace(current_schema())
   UNION ALL
     SELECT pg_catalog.quote_ident(nspname) || '.' || pg_catalog.quote_ident(relname), tgname::text,
         proname::text || ' ' || tgenabled::text || ' ' || tgtype::text
     FROM pg_catalog.pg_trigger JOIN pg_catalog.pg_class ON pg_class.oid = tgrelid
     JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
     JOIN pg_catalog.pg_proc ON pg_proc.oid = tgfoid
-    WHERE tgname LIKE '{PREFIX}%' AND NOT tgisinternal
+    WHERE tgname LIKE '{NAME_PREFIX}%' AND NOT tgisinternal
       AND pronamespace = pg_catalog.to_regnamespace(current_schema())
   UNION ALL
     SELECT '', relname::text, coalesce(pg_catalog.obj_description(oid, 'pg_class'), '') FROM pg_catalog.pg_class
@@ -107,10 +107,10 @@ class PostgresTriggers:
             check_relations(table, own)
             below = _captured_below(table, own, rows, tables)
             body = _body(schema, table, below)
-            name = f"{PREFIX}{tag(f'{schema}:{table.name}')}"  # applications of other schemas have their own
+            name = f"{NAME_PREFIX}{tag(f'{schema}:{table.name}')}"  # applications of other schemas have their own
             function = _function(schema, name, body)
             revoke = f"REVOKE ALL ON FUNCTION {quoted(schema, name)}() FROM PUBLIC"
-            found.append(Definition("function", "", name, f"{digest(body)}true", (function, revoke), table.name))
+            found.append(Definition("function", "", name, f"{md5_digest(body)}true", (function, revoke), table.name))
             for each in own:
                 found += _triggers(schema, name, table, str(each["place"]), has_rows=each["relkind"] == "r")
         return found

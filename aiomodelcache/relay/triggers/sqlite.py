@@ -17,10 +17,10 @@ from aiomodelcache.relay.triggers.definitions import (
     CHANGES,
     COVERAGE,
     INSTALL,
-    PREFIX,
+    NAME_PREFIX,
     Definition,
-    digest,
     literal,
+    md5_digest,
     quoted,
     select,
     tag,
@@ -33,7 +33,7 @@ _UNIQUE: Final = """
 """
 _INSTALLED: Final = f"""
     SELECT CASE type WHEN 'table' THEN '' ELSE lower(tbl_name) END AS place, name, sql FROM sqlite_master
-    WHERE name LIKE '{PREFIX.replace("_", "!_")}%' ESCAPE '!' AND type IN ('table', 'trigger')
+    WHERE name LIKE '{NAME_PREFIX.replace("_", "!_")}%' ESCAPE '!' AND type IN ('table', 'trigger')
 """
 
 
@@ -56,7 +56,7 @@ class SQLiteTriggers:
     async def installed(self, client: BaseDBAsyncClient) -> dict[tuple[str, str], str]:
         """Returns the state of each installed object."""
         rows = await select(client, _INSTALLED)
-        return {(str(row["place"]), str(row["name"])): digest(str(row["sql"])) for row in rows}
+        return {(str(row["place"]), str(row["name"])): md5_digest(str(row["sql"])) for row in rows}
 
     def drop(self, place: tuple[str, str]) -> str:
         """Returns the statement that drops an installed object."""
@@ -87,7 +87,7 @@ def _own_tables(width: int) -> list[Definition]:
     changes = f"CREATE TABLE {CHANGES} (id INTEGER PRIMARY KEY AUTOINCREMENT, source, op, {written}, {values})"
     coverage = f"CREATE TABLE {COVERAGE} (captured, owner)"
     return [
-        Definition("table", "", name, digest(create), (f"DROP TABLE IF EXISTS {name}", create))
+        Definition("table", "", name, md5_digest(create), (f"DROP TABLE IF EXISTS {name}", create))
         for name, create in ((CHANGES, changes), (COVERAGE, coverage))
     ]
 
@@ -132,11 +132,11 @@ def _triggers(table: CapturedTable, unique: Sequence[Sequence[tuple[str, str]]])
         return f"INSERT INTO {CHANGES} ({into}) SELECT {literal(table.name)}, '{letter}', {values}{clauses};"
 
     def trigger(event: str, when: str, body: str) -> Definition:
-        name = f"{PREFIX}{tag(table.name)}_{event}"
+        name = f"{NAME_PREFIX}{tag(table.name)}_{event}"
         on = quoted(table.table)
         create = f"CREATE TRIGGER {quoted(name)} {when} ON {on} FOR EACH ROW BEGIN {body} END"
         drop = f"DROP TRIGGER IF EXISTS {quoted(name)}"
-        return Definition("trigger", table.table.lower(), name, digest(create), (drop, create), table.name)
+        return Definition("trigger", table.table.lower(), name, md5_digest(create), (drop, create), table.name)
 
     found = [
         trigger("insert", "AFTER INSERT", line("I", news, ["NEW"])),

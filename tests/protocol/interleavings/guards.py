@@ -318,7 +318,7 @@ GUARDS = {
         "a stale value",
     ),
     "a model is cleared at COMMIT": Guard(
-        "write.manual:clear",
+        "write.manual:clear_declarations",
         "outer = [found for client in clients if client is not None and (found := outermost(client)) is not None]",
         "outer = []",
         "cleared in a transaction",

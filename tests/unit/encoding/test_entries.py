@@ -32,9 +32,9 @@ from aiomodelcache.encoding.layout import (
     is_lease,
     new_token,
     new_version,
-    pack,
+    pack_entry,
     stale_copy,
-    unpack,
+    unpack_entry,
 )
 from aiomodelcache.encoding.rows import Column, KeysCodec, RowCodec
 from aiomodelcache.encoding.values import to_msgpack
@@ -51,7 +51,7 @@ steady = settings(derandomize=True, deadline=None, suppress_health_check=[Health
 
 
 def test_the_layout_is_the_documented_one() -> None:
-    entry = pack(VALUE, TOKEN, GUARD_BYTES, CREATED, b"payload")
+    entry = pack_entry(VALUE, TOKEN, GUARD_BYTES, CREATED, b"payload")
     state, token, fingerprint, epoch, checksum, created = struct.unpack_from(">c16s8s16sIQ", entry)
     assert (state, token, fingerprint, epoch, created) == (VALUE, TOKEN, FINGERPRINT_BYTES, EPOCH, CREATED)
     assert entry[struct.calcsize(">c16s8s16sIQ") :] == b"payload"
@@ -73,20 +73,20 @@ def test_every_token_is_new() -> None:
 @steady
 @given(st.sampled_from([VALUE, ABSENT]), st.integers(0, 2**64 - 1), st.binary(max_size=100))
 def test_unpack_returns_the_packed_payload(state: bytes, created: int, payload: bytes) -> None:
-    entry = pack(state, TOKEN, GUARD_BYTES, created, payload)
-    assert unpack(entry) == payload
+    entry = pack_entry(state, TOKEN, GUARD_BYTES, created, payload)
+    assert unpack_entry(entry) == payload
     assert created_ms(entry) == created
 
 
 def test_a_stale_copy_holds_the_state_and_the_payload_of_its_original() -> None:
     for state, payload in ((VALUE, b"payload"), (ABSENT, b"")):
-        entry = pack(state, TOKEN, GUARD_BYTES, CREATED, payload)
+        entry = pack_entry(state, TOKEN, GUARD_BYTES, CREATED, payload)
         copy = stale_copy(entry)
         copy_of_copy = stale_copy(copy)
         for stale in (copy, copy_of_copy):
             assert stale[:1] == STALE
             assert stale[GUARD] == GUARD_BYTES
-            assert unpack(stale) == state + payload
+            assert unpack_entry(stale) == state + payload
             assert created_ms(stale) == 0, "so that the copy is due for a refresh at once"
         assert len({entry[1:PREFIX_SIZE], copy[1:PREFIX_SIZE], copy_of_copy[1:PREFIX_SIZE]}) == 3
         with pytest.raises(DamagedEntry):
@@ -94,14 +94,17 @@ def test_a_stale_copy_holds_the_state_and_the_payload_of_its_original() -> None:
 
 
 def test_damage_to_the_state_or_after_the_guard_is_detected() -> None:
-    for entry in (pack(VALUE, TOKEN, GUARD_BYTES, CREATED, b"payload"), pack(ABSENT, TOKEN, GUARD_BYTES, CREATED)):
+    for entry in (
+        pack_entry(VALUE, TOKEN, GUARD_BYTES, CREATED, b"payload"),
+        pack_entry(ABSENT, TOKEN, GUARD_BYTES, CREATED),
+    ):
         damaged = [entry[:length] for length in range(1, len(entry))]
         damaged += [entry + b"\0", entry + entry]
         for at in [0, *range(GUARD.stop, len(entry))]:
             damaged += [entry[:at] + bytes([entry[at] ^ flip]) + entry[at + 1 :] for flip in range(1, 256)]
         for data in damaged:
             with pytest.raises(DamagedEntry):
-                unpack(data)
+                unpack_entry(data)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +122,7 @@ def test_damage_to_the_state_or_after_the_guard_is_detected() -> None:
         (INTENT + TOKEN + b"170000000000", False, False),
         (INTENT, False, False),
         (VALUE + TOKEN, False, False),
-        (pack(ABSENT, TOKEN, GUARD_BYTES, CREATED), False, False),
+        (pack_entry(ABSENT, TOKEN, GUARD_BYTES, CREATED), False, False),
     ],
 )
 def test_leases_and_intents_are_recognised_by_their_shape(value: bytes | None, lease: bool, intent: bool) -> None:
@@ -279,8 +282,8 @@ GOLDEN_KEYS = [
 
 def test_the_bytes_of_entries_change_only_with_the_format_version() -> None:
     stored = {
-        "value": pack(VALUE, TOKEN, GUARD_BYTES, CREATED, b"payload"),
-        "absent": pack(ABSENT, TOKEN, GUARD_BYTES, CREATED),
+        "value": pack_entry(VALUE, TOKEN, GUARD_BYTES, CREATED, b"payload"),
+        "absent": pack_entry(ABSENT, TOKEN, GUARD_BYTES, CREATED),
         "row": RowCodec(COLUMNS).encode(ROW),
         "integers": KeysCodec(Column("id", int)).encode([1, 2**40]),
         "uuids": KeysCodec(Column("id", uuid.UUID)).encode([uuid.UUID(int=1)]),

@@ -5,7 +5,7 @@ import traceback
 import msgspec
 import pytest
 
-from aiomodelcache.encoding.messages import SafeError, cause, described, reason
+from aiomodelcache.encoding.messages import SafeError, described, safe_cause, safe_reason
 
 
 def test_a_value_is_described_by_its_type() -> None:
@@ -20,19 +20,19 @@ def test_a_value_is_described_by_its_type() -> None:
 
 
 def test_only_texts_without_values_are_reasons() -> None:
-    assert reason(SafeError("the column is not nullable")) == "the column is not nullable"
-    assert reason(ValueError("no secret")) == "ValueError"
+    assert safe_reason(SafeError("the column is not nullable")) == "the column is not nullable"
+    assert safe_reason(ValueError("no secret")) == "ValueError"
     with pytest.raises(msgspec.ValidationError) as caught:
         msgspec.msgpack.decode(msgspec.msgpack.encode([1, "x"]), type=list[int])
-    assert reason(caught.value) == "Expected `int`, got `str` - at `$[1]`"
+    assert safe_reason(caught.value) == "Expected `int`, got `str` - at `$[1]`"
     for text in (
         "Expected `secret",
         "Expected `int`, got `str` - at `$.secret`",
         "secret: Expected `int`",
         "Invalid a b",
     ):
-        assert reason(msgspec.ValidationError(text)) == "ValidationError"
-    assert reason(TypeError("Expected `int`, got `str`")) == "TypeError"
+        assert safe_reason(msgspec.ValidationError(text)) == "ValidationError"
+    assert safe_reason(TypeError("Expected `int`, got `str`")) == "TypeError"
 
 
 def test_the_cause_of_a_message_shows_the_place_without_the_text() -> None:
@@ -42,10 +42,10 @@ def test_the_cause_of_a_message_shows_the_place_without_the_text() -> None:
     try:
         convert()
     except KeyError as error:
-        shown = cause(error)
+        shown = safe_cause(error)
     assert str(shown) == "KeyError (its text may hold values)"
     text = "".join(traceback.format_exception(shown))
     assert "in convert" in text
     assert "a secret'" not in text
     safe = SafeError("fine")
-    assert cause(safe) is safe
+    assert safe_cause(safe) is safe

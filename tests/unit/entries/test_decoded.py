@@ -10,7 +10,7 @@ from tortoise.context import TortoiseContext
 from aiomodelcache import CacheConfig
 from aiomodelcache.binding.binder import bind
 from aiomodelcache.encoding.keys import KeySpace
-from aiomodelcache.encoding.layout import new_token, new_version, unpack
+from aiomodelcache.encoding.layout import new_token, new_version, unpack_entry
 from aiomodelcache.entries.base import NoValue
 from aiomodelcache.entries.decoded import Decoded
 from aiomodelcache.entries.rows import RowEntries
@@ -136,7 +136,7 @@ def columns_of(row: Any) -> Any:
 class TestRows:
     def test_a_kept_row_answers_as_a_decoded_one(self, rows: RowEntries) -> None:
         one, two = product(rows, 1), product(rows, 2)
-        expected = rows.schema.codec.decode(unpack(one))
+        expected = rows.schema.codec.decode(unpack_entry(one))
         for turn in range(6):
             hits = rows.decoded.counters.hits
             assert rows.read(one, EPOCH) == expected

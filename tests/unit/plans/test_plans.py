@@ -22,7 +22,7 @@ from aiomodelcache.encoding.layout import (
     VALUE,
     new_token,
     new_version,
-    pack,
+    pack_entry,
     stale_copy,
 )
 from aiomodelcache.engine.loader import LoadedRow
@@ -585,7 +585,7 @@ class TestRefresh:
     """A value that is about to expire, or is stale, is an answer, and is refreshed by another plan."""
 
     def _spawned(self, rows: RowEntries) -> tuple[bytes, Steps]:
-        old = pack(VALUE, b"t" * 16, rows.fingerprint + EPOCH[1:], 1, rows.schema.codec.encode(artist(7)))
+        old = pack_entry(VALUE, b"t" * 16, rows.fingerprint + EPOCH[1:], 1, rows.schema.codec.encode(artist(7)))
         rows.lifetimes.due = (2).to_bytes(8)
         steps = Steps(row_by_pk(rows, 7, rows.key(7))).answer([EPOCH, old])
         spawn = steps.request

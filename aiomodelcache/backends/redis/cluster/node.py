@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from aiomodelcache.backends.redis.cluster.slots import Address, name_of
-from aiomodelcache.backends.redis.connection import Command, ReconnectingConnection, Replies, pack
+from aiomodelcache.backends.redis.connection import Command, ReconnectingConnection, Replies, pack_commands
 from aiomodelcache.backends.redis.errors import FAILURES
 from aiomodelcache.backends.redis.incarnation import IDENTIFY, ServerIncarnation
 from aiomodelcache.backends.redis.replicas import Replication
@@ -68,7 +68,7 @@ class Node:
     async def send(self, commands: Sequence[Command]) -> Replies:
         """Sends commands in one request. Returns the replies, errors of the server among them."""
         try:
-            replies = await self.writing.send(pack(commands), len(commands))
+            replies = await self.writing.send(pack_commands(commands), len(commands))
         except FAILURES:
             self.failing = True
             raise
@@ -84,7 +84,7 @@ class Node:
         for connection in (self.reading, self.tracking, self.writing):
             if connection.is_open:
                 with suppress(*FAILURES):
-                    await connection.send(pack([("TIME",)]), 1)  # PING needs a permission more
+                    await connection.send(pack_commands([("TIME",)]), 1)  # PING needs a permission more
         await self.aclose()
 
     async def aclose(self) -> None:

@@ -15,7 +15,7 @@ from aiomodelcache.backends.redis.cluster.node import Node
 from aiomodelcache.backends.redis.cluster.requests import ClusterRequest, ClusterRequests
 from aiomodelcache.backends.redis.cluster.slots import slot_of
 from aiomodelcache.backends.redis.cluster.topology import Topology
-from aiomodelcache.backends.redis.connection import Command, Replies, pack
+from aiomodelcache.backends.redis.connection import Command, Replies, pack_commands
 from aiomodelcache.encoding.partitions import TAG_SIZE
 from aiomodelcache.encoding.together import ArrangedPairs, KeyPairs
 
@@ -308,5 +308,5 @@ def _packed(groups: Groups, partner_heads: Mapping[bytes, bytes]) -> bytes:
             for key in group:
                 parts += (lengths[len(key)], key)
     except IndexError:  # a long key, or many
-        return pack([("MGET", *group) for group in _all_groups(groups)])
+        return pack_commands([("MGET", *group) for group in _all_groups(groups)])
     return b"".join(parts)[2:] + b"\r\n"

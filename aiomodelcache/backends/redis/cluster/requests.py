@@ -13,10 +13,10 @@ from typing import Final, cast
 from redis.exceptions import AskError, ClusterDownError, ConnectionError, MovedError, NoScriptError, TryAgainError
 
 from aiomodelcache.backends.redis.cluster.node import Node
-from aiomodelcache.backends.redis.cluster.slots import key_of, slot_of
+from aiomodelcache.backends.redis.cluster.slots import first_key, slot_of
 from aiomodelcache.backends.redis.cluster.tasks import ClusterTasks
 from aiomodelcache.backends.redis.cluster.topology import Topology
-from aiomodelcache.backends.redis.connection import Command, Replies, ReplyCallback, pack
+from aiomodelcache.backends.redis.connection import Command, Replies, ReplyCallback, pack_commands
 from aiomodelcache.backends.redis.errors import FAILURES
 from aiomodelcache.backends.redis.replicas import ReplicaWait
 
@@ -30,7 +30,7 @@ FIRST_DELAY: Final = 0.005
 """Seconds before a command that was refused for now is sent again. Doubled each time, until ``timeout`` is over."""
 _NOT_RUN: Final = (MovedError, AskError, TryAgainError, ClusterDownError, NoScriptError)
 """The replies to commands that did not run."""
-_ASKING: Final = pack([("ASKING",)])
+_ASKING: Final = pack_commands([("ASKING",)])
 
 
 class ClusterRequest:
@@ -101,7 +101,7 @@ class ClusterRequests:
                 await asyncio.sleep(0)
             some, done = commands[at : at + COMMANDS_PER_TURN], loop.create_future()
             request = ClusterRequest(some, partial(_resolve, done), reading=reading, wait=wait)
-            self.start(request, [slot_of(key_of(command)) for command in some])
+            self.start(request, [slot_of(first_key(command)) for command in some])
             sent.append((request, done))
         replies: Replies = []
         for request, done in sent:
@@ -147,12 +147,12 @@ class ClusterRequests:
         request.pending = len(groups)
         for node, group in groups.items():
             connection = node.tracking if request.tracked else node.reading if request.reading else node.writing
-            packed, count = pack([request.commands[at] for at in group]), len(group)
+            packed, count = pack_commands([request.commands[at] for at in group]), len(group)
             if asked:
-                packed = b"".join([_ASKING * (at in asked) + pack([request.commands[at]]) for at in group])
+                packed = b"".join([_ASKING * (at in asked) + pack_commands([request.commands[at]]) for at in group])
                 count += sum(at in asked for at in group)
             if request.wait is not None:
-                packed, count = packed + pack([node.replication.command(request.wait)]), count + 1
+                packed, count = packed + pack_commands([node.replication.command(request.wait)]), count + 1
             on_replies = partial(self._on_replies, request, node, group, asked)
             if not connection.start(packed, count, on_replies):
                 self._tasks.start(connection.send(packed, count)).add_done_callback(partial(_on_sent, on_replies))
@@ -232,7 +232,7 @@ class ClusterRequests:
             request.nodes[at] = self._topology.move(reply, node)
         elif isinstance(reply, ClusterDownError):
             self._topology.refresh_soon()
-            request.nodes[at] = self._topology.slots[slot_of(key_of(command))] or node
+            request.nodes[at] = self._topology.slots[slot_of(first_key(command))] or node
         elif command[0] == "MGET":  # the keys of a slot that moves may be on either node
             keys = cast("Sequence[bytes]", command[1:])
             request.replies[at] = await self.send([("GET", key) for key in keys], reading=True)

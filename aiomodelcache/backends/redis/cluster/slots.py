@@ -4,14 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, cast
 
-from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
+from redis.crc import key_slot
 from redis.exceptions import AskError, ConnectionError, InvalidResponse
 
 from aiomodelcache.backends.redis.connection import Command
 from aiomodelcache.encoding.messages import described
+from aiomodelcache.encoding.partitions import SLOTS
 
-SLOTS: Final = REDIS_CLUSTER_HASH_SLOTS
-"""Number of hash slots of every Cluster."""
 Address: TypeAlias = tuple[str, int]
 """The host and the port of a node."""
 Remap: TypeAlias = Callable[[Address], Address]
@@ -24,7 +23,7 @@ slot_of: Final = cast("Callable[[bytes], int]", key_slot)
 """Returns the slot of a key."""
 
 
-def key_of(command: Command) -> bytes:
+def first_key(command: Command) -> bytes:
     """Returns the first key of a command."""
     return cast("bytes", command[3 if command[0] in _SCRIPTS else 1])
 

@@ -13,10 +13,11 @@ from typing import Final
 from redis.exceptions import AskError, ClusterDownError, MovedError, ResponseError, TimeoutError
 
 from aiomodelcache.backends.redis.cluster.node import ConnectionSettings, Node
-from aiomodelcache.backends.redis.cluster.slots import SLOTS, Address, Remap, SlotRange, address_in, parse_slots
+from aiomodelcache.backends.redis.cluster.slots import Address, Remap, SlotRange, address_in, parse_slots
 from aiomodelcache.backends.redis.cluster.tasks import ClusterTasks
 from aiomodelcache.backends.redis.connection import Command
 from aiomodelcache.backends.redis.errors import FAILURES
+from aiomodelcache.encoding.partitions import SLOTS
 
 REFRESH_INTERVAL: Final = 0.25
 """Minimum seconds between two readings of the topology. Before, nodes are used as they were last known."""
