@@ -194,9 +194,9 @@ class ModelCache:
         opened = self._views.root
         for model in bound_models():
             if model in opened.written or opened.cascades.affects(model) or opened.versions.deleted_with(model):
-                querysets.track(model)
+                querysets.track_querysets(model)
                 if not issubclass(model, CachedModel):  # which does the same itself
-                    listeners.listen(model)
+                    listeners.listen_to_signals(model)
                     methods.wrap_methods(model)
                 if model in opened.written:
                     indexes = [index for entries in opened.written[model].exact for index in entries.indexes]

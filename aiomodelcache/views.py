@@ -46,7 +46,7 @@ from aiomodelcache.observe.stats import Stats
 from aiomodelcache.open_cache import Bindings, OpenCache, process_lock
 from aiomodelcache.orm.connections import bound_models, root_client
 from aiomodelcache.orm.contextual import contextual_part, may_depend_on_context, sees_other_rows
-from aiomodelcache.orm.observed import StatementCount, observe
+from aiomodelcache.orm.observed import StatementCount, observe_connection
 from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.orm.tables import models_by_table
 from aiomodelcache.plans.requests import ComputeValue, Load
@@ -284,7 +284,7 @@ class Views:
                 if schema.dialect == inspected.dialect:
                     schema.integer_bounds = inspected.integer_bounds
         versions = TableVersions(bindings.models, written, tables, space)
-        observed = [observe(root_client(each)) for each in get_connections().all()]
+        observed = [observe_connection(root_client(each)) for each in get_connections().all()]
         tasks = BackgroundTasks(callers, callers.leave)
         reader = Reader(guarded, config, tasks, self._bypass, self._admissions, bindings.lifetimes, check)
         view = OpenCache(

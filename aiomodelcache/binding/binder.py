@@ -17,7 +17,14 @@ from aiomodelcache.binding.factory import EntryFactory, key_columns
 from aiomodelcache.binding.paths import RelationPathResolver, bound_model, check_foreign_keys
 from aiomodelcache.config import CacheConfig
 from aiomodelcache.declare.classes import DeclaredQuery, InstanceCache, QuerysetCache
-from aiomodelcache.declare.options import Options, is_key, manager_attributes, merged, meta_attributes, parse_options
+from aiomodelcache.declare.options import (
+    Options,
+    is_key,
+    manager_attributes,
+    merged_options,
+    meta_attributes,
+    parse_options,
+)
 from aiomodelcache.declare.registry import CACHED, declared, declared_values, path_of
 from aiomodelcache.declare.related import RELATED
 from aiomodelcache.encoding.keys import KeySpace
@@ -178,7 +185,7 @@ class _Binder:
                 f"{name} is set both by {origin} and by {manager.__name__}: remove it from one of them."
             )
         first, second = parse_options(origin, attributes), parse_options(manager.__name__, manager_settings)
-        return merged(first, second, f"{origin} and {manager.__name__}" if attributes else manager.__name__)
+        return merged_options(first, second, f"{origin} and {manager.__name__}" if attributes else manager.__name__)
 
     # Binding --------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import click
 from aiomodelcache.cli.output import duration
 from aiomodelcache.cli.session import Session, command, opened
 from aiomodelcache.inspection.arguments import parse_arguments
-from aiomodelcache.inspection.explained import explained
+from aiomodelcache.inspection.explained import explained_query
 from aiomodelcache.inspection.keyspace import KeyMap
 from aiomodelcache.inspection.targets import find_target, query_of
 
@@ -33,7 +33,7 @@ async def explain_command(session: Session, target: str, arguments: Sequence[str
     async with session.cache() as cache:
         view = opened(cache)
         query = query_of(view, find_target(view, target), parse_arguments(arguments), as_list=as_list)
-        data = await explained(view, query, KeyMap(view), values=values)
+        data = await explained_query(view, query, KeyMap(view), values=values)
     _show(session, data)
 
 

@@ -10,7 +10,7 @@ from aiomodelcache.cli.output import duration, size
 from aiomodelcache.cli.session import Session, command, opened
 from aiomodelcache.inspection.keyspace import KeyMap
 from aiomodelcache.inspection.store import connected
-from aiomodelcache.inspection.stored import inspected, key_of_target
+from aiomodelcache.inspection.stored import inspected_entry, key_of_target
 
 
 @command("inspect", short_help="Decode the entry under a key.")
@@ -27,7 +27,7 @@ async def inspect_command(session: Session, target: str, arguments: Sequence[str
     async with session.cache() as cache, connected(session.settings.store_url()) as store:
         view = opened(cache)
         key = key_of_target(view, target, arguments, as_list=as_list)
-        data = await inspected(view, store, KeyMap(view), key, cache.fleet, values=values)
+        data = await inspected_entry(view, store, KeyMap(view), key, cache.fleet, values=values)
     _show(session, data)
 
 

@@ -15,7 +15,7 @@ from aiomodelcache.inspection.errors import CommandError
 from aiomodelcache.inspection.keyspace import KeyMap
 from aiomodelcache.inspection.store import Store, connected
 from aiomodelcache.inspection.summaries import SERVER, worker_data
-from aiomodelcache.inspection.survey import FoundKey, Total, count_keys, survey
+from aiomodelcache.inspection.survey import FoundKey, Total, count_keys, survey_keys
 from aiomodelcache.inspection.targets import FoundDeclaration, find_target
 from aiomodelcache.observe.fleet import Worker
 
@@ -38,7 +38,7 @@ async def keys_command(session: Session, target: str, limit: int, values: bool) 
         owner = owner_of(find_target(view, target))
         listed: list[dict[str, Any]] = []
         counted: dict[str, Total] = {}
-        async for chunk in survey(view, store, KeyMap(view), owner):
+        async for chunk in survey_keys(view, store, KeyMap(view), owner):
             count_keys(chunk, counted)
             if values:
                 listed += await _listed(store, chunk[: max(0, limit - len(listed))])
@@ -71,7 +71,7 @@ async def stats_command(session: Session) -> None:
     async with session.cache() as cache, connected(session.settings.store_url()) as store:
         view = cache.open_cache  # also of an application with tenants: keys tell theirs
         counted: dict[str, Total] = {}
-        async for chunk in survey(view, store, KeyMap(view)):
+        async for chunk in survey_keys(view, store, KeyMap(view)):
             count_keys(chunk, counted)
         workers = (await cache.fleet()).others
         try:

@@ -18,7 +18,7 @@ from aiomodelcache.entries.model import ModelEntries
 from aiomodelcache.entries.results import ResultEntries
 from aiomodelcache.inspection.diagnosis import Finding
 from aiomodelcache.open_cache import OpenCache
-from aiomodelcache.orm.meta import columns_of, managers
+from aiomodelcache.orm.meta import columns_of, managers_of
 from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.write import listeners
 from aiomodelcache.write.querysets import TrackedQuerySet
@@ -119,7 +119,7 @@ def _goes_on(attribute: Any, name: str) -> bool:
 
 
 def _managers(model: type[Model]) -> Iterator[Finding]:
-    for manager in managers(model):
+    for manager in managers_of(model):
         kind = type(manager).__name__
         try:
             queryset: Any = manager.get_queryset()

@@ -16,7 +16,7 @@ from aiomodelcache.entries.key_values import values_in
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.inspection.keyspace import KeyMap, Place
 from aiomodelcache.inspection.store import connected
-from aiomodelcache.inspection.survey import FoundKey, sample, survey
+from aiomodelcache.inspection.survey import FoundKey, sample_keys, survey_keys
 from aiomodelcache.inspection.targets import find_target
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.query.verification import ANSWERED, ReadEntry, differences, is_still_answered
@@ -64,7 +64,11 @@ async def verify_command(session: Session, target: str | None, number: int | Non
         view = opened(cache)
         key_map = KeyMap(view)
         owner = owner_of(find_target(view, target)) if target is not None else None
-        chunks = survey(view, store, key_map, owner) if number is None else sample(view, store, key_map, number, owner)
+        chunks = (
+            survey_keys(view, store, key_map, owner)
+            if number is None
+            else sample_keys(view, store, key_map, number, owner)
+        )
         async for chunk in chunks:
             for at in range(0, len(chunk), ENTRIES_AT_ONCE):
                 await compare(view, key_map, chunk[at : at + ENTRIES_AT_ONCE], verified, values=values)

@@ -48,7 +48,7 @@ class CapturedWrites(_Base):
             ):
                 await save(client, fields, force_create, force_update)
 
-        await saves.run(captured, self, using_db)
+        await saves.run_write(captured, self, using_db)
 
     async def refresh_from_db(
         self, fields: Iterable[str] | None = None, using_db: BaseDBAsyncClient | None = None
@@ -72,7 +72,7 @@ class CapturedWrites(_Base):
             async with calls.intent_scope(self), saves.connection_for(self, using_db, deleting=True) as client:
                 await delete(client)
 
-        await saves.run(captured, self, using_db)
+        await saves.run_write(captured, self, using_db)
 
     # Tortoise calls these hooks, which call listeners, each as a task in a `gather`. The cache is no listener of these
     # models: a task and three turns of the event loop cost more than its own work.

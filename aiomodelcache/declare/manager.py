@@ -29,7 +29,7 @@ from aiomodelcache.query.prefetch import prefetch, set_related
 from aiomodelcache.query.querysets import QuerysetQuery
 from aiomodelcache.write.manual import clear_models, invalidate_key, invalidate_rows, invalidate_values
 from aiomodelcache.write.many_to_many import list_query
-from aiomodelcache.write.update import update
+from aiomodelcache.write.update import update_row
 
 if TYPE_CHECKING:
     from aiomodelcache.query.explain import Explanation
@@ -277,7 +277,7 @@ class ModelCacheManager(Generic[M]):
         if not isinstance(instance, self._model):  # pyright: ignore[reportUnnecessaryIsInstance]  # untyped callers
             name = self._model.__name__
             raise TypeError(f"{name}.cache.update takes an instance of {name}; got {described(instance)}.")
-        await update(instance, values)
+        await update_row(instance, values)
 
     async def invalidate(self, rows: Any = None, /, **key: Any) -> int:
         """Invalidates rows that were written without Tortoise: by raw SQL, or by another program.

@@ -162,7 +162,7 @@ def parse_options(origin: str, attributes: dict[str, Any]) -> Options:
     )
 
 
-def merged(first: Options, second: Options, origin: str) -> Options:
+def merged_options(first: Options, second: Options, origin: str) -> Options:
     """Returns the settings of two declarations of one model, of which at most one sets each setting but the lists."""
     return Options(
         origin=origin,

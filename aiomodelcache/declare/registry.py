@@ -34,7 +34,7 @@ def record_model(model: type[Model]) -> None:
     """Records a cached model, so that its writes warn while no cache is open. Idempotent."""
     if not is_abstract(model):
         cached_models.add(model)
-        querysets.track(model)
+        querysets.track_querysets(model)
         if not hasattr(model, CACHED):
             methods.wrap_methods(model)
 

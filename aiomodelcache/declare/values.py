@@ -32,7 +32,7 @@ from aiomodelcache.plans.requests import FastLookup, Plan
 from aiomodelcache.plans.results import result_at, result_hit
 from aiomodelcache.query.base import CacheQuery
 from aiomodelcache.query.computed import computed
-from aiomodelcache.query.dependencies import fresh
+from aiomodelcache.query.dependencies import fresh_arguments
 from aiomodelcache.scopes.request import Scope
 from aiomodelcache.scopes.tracking import Tracker, TrackingBlock, current_tracker
 from aiomodelcache.write.manual import clear_declarations, invalidate_entries, is_invalidated_in, transactions
@@ -150,8 +150,8 @@ class BaseValueQuery(CacheQuery[T]):
             await cache.derivations.depend_on_versions(tracker, [cache.space.tag_key(tag) for tag in tags])
         if not self._declaration.records or _PLAIN_TYPES.issuperset(map(type, (*args, *kwargs.values()))):
             return args, kwargs
-        current = {name: await fresh(value) for name, value in kwargs.items()}
-        return tuple([await fresh(value) for value in args]), current
+        current = {name: await fresh_arguments(value) for name, value in kwargs.items()}
+        return tuple([await fresh_arguments(value) for value in args]), current
 
     async def explain(self) -> "Explanation":
         """Returns, as data, the source that would answer now, and the reason. Sends no SQL, and computes nothing."""

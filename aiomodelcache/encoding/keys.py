@@ -30,7 +30,7 @@ NARROW_SUFFIX: Final = b":-"
 """The suffix that makes the key of a table's version the key of its narrow version."""
 
 
-def prefix(namespace: str, kind: str, *parts: str) -> bytes:
+def key_prefix(namespace: str, kind: str, *parts: str) -> bytes:
     """Returns the common beginning of all keys of one kind, colon included, e.g. ``amc:r:default:event:``."""
     head = [_escape(namespace.encode(), b"{")] if namespace else []
     return b":".join([*head, b"amc", kind.encode(), *(_escape(part.encode(), b"{") for part in parts), b""])
@@ -47,7 +47,7 @@ class KeySpace(NamedTuple):
 
     def prefix(self, kind: str, *parts: str) -> bytes:
         """Returns the common beginning of all keys of one kind, tenant and colon included."""
-        return prefix(self.namespace, kind, *parts) + (self.tenant or b"")
+        return key_prefix(self.namespace, kind, *parts) + (self.tenant or b"")
 
     def stamp_key(self, connection: str, *parts: str) -> bytes:
         """Returns the key of the stamp of a table or of a class of values."""
@@ -55,23 +55,23 @@ class KeySpace(NamedTuple):
 
     def table_key(self, connection: str, table: str) -> bytes:
         """Returns the key of a table's version, which all tenants share."""
-        return prefix(self.namespace, "t", connection if self.tenant is None else "*", table)[:-1]
+        return key_prefix(self.namespace, "t", connection if self.tenant is None else "*", table)[:-1]
 
     def tag_key(self, tag: str) -> bytes:
         """Returns the key of a tag's version, which all tenants share."""
-        return prefix(self.namespace, "g", tag)[:-1]
+        return key_prefix(self.namespace, "g", tag)[:-1]
 
     def epoch_key(self, connection: str, *parts: str) -> bytes:
         """Returns the key of the epoch of a table or of a class of values, which all tenants share."""
-        return prefix(self.namespace, "e", connection if self.tenant is None else "*", *parts)[:-1]
+        return key_prefix(self.namespace, "e", connection if self.tenant is None else "*", *parts)[:-1]
 
     def shapes_key(self, connection: str, table: str) -> bytes:
         """Returns the key of the columns of row entries of one table, which all tenants share."""
-        return prefix(self.namespace, "c", connection if self.tenant is None else "*", table)[:-1]
+        return key_prefix(self.namespace, "c", connection if self.tenant is None else "*", table)[:-1]
 
     def relay_key(self, connection: str, fingerprint: str) -> bytes:
         """Returns the key that lives while a relay covers what this fingerprint stands for. All tenants share it."""
-        return prefix(self.namespace, "l", connection, fingerprint)[:-1]
+        return key_prefix(self.namespace, "l", connection, fingerprint)[:-1]
 
 
 def encode_tenant(tenant: str | int | bytes | uuid.UUID) -> bytes:
@@ -79,7 +79,7 @@ def encode_tenant(tenant: str | int | bytes | uuid.UUID) -> bytes:
     return b"@" + encode_single(tenant).replace(b"{", b"%7B") + b":"
 
 
-def encode(values: Iterable[Any]) -> bytes:
+def encode_values(values: Iterable[Any]) -> bytes:
     """Returns the last part of a key: the encoded values joined by colons, or a digest of a long text.
 
     Raises ``TypeError`` for a value of a type that has no encoding.

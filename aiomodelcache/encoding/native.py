@@ -50,12 +50,12 @@ def _extension() -> Any:
     """Returns the extension, or None if it is missing, turned off, or of another interface."""
     if os.environ.get(SWITCH) == "0":
         return None
-    extension = imported()
+    extension = native_extension()
     return extension if extension is not None and extension.INTERFACE == _INTERFACE else None
 
 
 @cache
-def imported() -> Any:
+def native_extension() -> Any:
     """Returns the extension, or None if it is missing. Looks for it once: that takes a tenth of a cache's opening."""
     try:
         return import_module("aiomodelcache_native")

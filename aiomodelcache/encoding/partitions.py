@@ -16,7 +16,7 @@ from binascii import crc32, crc_hqx
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from aiomodelcache.encoding.keys import KeySpace, encode, encode_single
+from aiomodelcache.encoding.keys import KeySpace, encode_single, encode_values
 
 SLOTS: Final = 16384
 """The number of hash slots of a Redis Cluster."""
@@ -36,8 +36,8 @@ class Partitions:
 
     divided = False
     """True if there are several partitions."""
-    encode: Callable[[Iterable[Any]], bytes] = staticmethod(encode)
-    """Returns the last part of a key, as ``keys.encode`` does."""
+    encode: Callable[[Iterable[Any]], bytes] = staticmethod(encode_values)
+    """Returns the last part of a key, as ``keys.encode_values`` does."""
     encode_single: Callable[[Any], bytes] = staticmethod(encode_single)
     """Returns the last part of a key with one value, as ``keys.encode_single`` does."""
 
@@ -116,7 +116,7 @@ class SlotPartitions(Partitions):
         return [self._stamp + tag for tag in self._tags]
 
     def _encode(self, values: Iterable[Any]) -> bytes:
-        return self.tagged(encode(values))
+        return self.tagged(encode_values(values))
 
     def _encode_single(self, value: Any) -> bytes:
         text = encode_single(value)

@@ -15,7 +15,7 @@ from aiomodelcache.engine.batch_read import EntriesByKey, ReadBatcher, Unread
 from aiomodelcache.engine.loader import can_share_statement
 from aiomodelcache.engine.observing import note_read
 from aiomodelcache.engine.relayed import Claims, Relayed
-from aiomodelcache.engine.run import DoneCallback, resolve
+from aiomodelcache.engine.run import DoneCallback, resolve_future
 from aiomodelcache.entries.base import NoValue
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.observe.events import Lookup
@@ -110,7 +110,7 @@ class HitPath:
         """Starts a lookup and resolves ``future`` with its outcome."""
         joinable = self._joinable
         if joinable is None:
-            joinable = PendingLookups(context, resolve)
+            joinable = PendingLookups(context, resolve_future)
         if (self._near.on or not self._guarded.healthy) and self._answer_now(lookup, joinable, future):
             return
         joinable.lookups.append(lookup)

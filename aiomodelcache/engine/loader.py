@@ -17,7 +17,7 @@ from aiomodelcache.entries.many_to_many import OWNER, ManyToManyEntries
 from aiomodelcache.entries.results import DontCache
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.observe.stats import Stats
-from aiomodelcache.orm.hydrate import fetch
+from aiomodelcache.orm.hydrate import fetch_instances
 from aiomodelcache.orm.meta import RowValues, Values, is_partial
 from aiomodelcache.orm.remembered import fetch_by_values
 from aiomodelcache.orm.schema import ModelSchema
@@ -208,7 +208,7 @@ async def _select(
     if only_pks:
         columns = await query.values(*dict.fromkeys([schema.pk, *entry_set.attributes]))
         return [LoadedPk(values[schema.pk], values) for values in columns]
-    return [LoadedRow(schema, instance) for instance in await fetch(schema, query)]
+    return [LoadedRow(schema, instance) for instance in await fetch_instances(schema, query)]
 
 
 _KeyGetter = Callable[[Any], bytes | None]

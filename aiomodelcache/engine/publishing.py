@@ -15,7 +15,7 @@ import anyio
 
 from aiomodelcache.backends.breaker import GuardedBackend
 from aiomodelcache.backends.protocol import Fill, Lease
-from aiomodelcache.encoding.keys import prefix
+from aiomodelcache.encoding.keys import key_prefix
 from aiomodelcache.encoding.layout import (
     FINGERPRINT_SIZE,
     LEASE,
@@ -46,7 +46,7 @@ _GUARD: Final = bytes(FINGERPRINT_SIZE + TOKEN_SIZE)
 
 def published_keys(namespace: str) -> list[bytes]:
     """Returns the keys that hold the counters of workers."""
-    beginning = prefix(namespace, "f")
+    beginning = key_prefix(namespace, "f")
     return [b"%b%d" % (beginning, number) for number in range(MAX_WORKERS)]
 
 

@@ -62,7 +62,7 @@ class RunningPlan:
         return () if self.operation is None else (self.operation,)
 
 
-def resolve(future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
+def resolve_future(future: "asyncio.Future[Any]", result: Any, error: BaseException | None) -> None:
     """Sets the outcome of a lookup on the future that its caller awaits."""
     if not future.done():  # the caller may have been cancelled
         if error is None:

@@ -15,7 +15,7 @@ from aiomodelcache.encoding.messages import safe_cause, safe_reason
 from aiomodelcache.encoding.shared import SharedPlain
 from aiomodelcache.entries.base import VALUE_BYTE, NoValue, count_mismatched, fingerprint
 from aiomodelcache.entries.decoded import Kept
-from aiomodelcache.entries.derived import DerivedEntries, DerivedValue, KnownDependencies, split
+from aiomodelcache.entries.derived import DerivedEntries, DerivedValue, KnownDependencies, split_dependencies
 from aiomodelcache.entries.instances import PLAIN, WITH_INSTANCES, InstanceCodec, OtherSchema, SharedValue
 from aiomodelcache.entries.raised import Raised
 
@@ -76,7 +76,7 @@ class ByValueEntries(DerivedEntries):
     def _keep(self, entry: bytes, header: bytes) -> Kept | None:
         """Keeps the value of an entry decoded, unless that gains nothing. Raises for damaged bytes."""
         payload = unpack_entry(entry)
-        keys, tokens, start = split(payload)
+        keys, tokens, start = split_dependencies(payload)
         shared = self._instances.decode_shared(payload[start:])
         if shared is None:
             return None

@@ -183,7 +183,7 @@ class DerivedEntries(ResultEntries):
         if header != known.header:
             if self.may_be_younger(entry, known):
                 return NoValue.MISS
-            keys, tokens, start = split(payload)
+            keys, tokens, start = split_dependencies(payload)
             if keys != known.keys[: len(keys)] or not self.is_plain(payload[start:]):
                 return NoValue.MISS
             known.remember(entry, tokens, start)
@@ -204,7 +204,7 @@ class DerivedEntries(ResultEntries):
         raise NotImplementedError
 
     def _unpack_value(self, payload: bytes, decode: Callable[[bytes], Any]) -> DerivedValue:
-        keys, tokens, start = split(payload)
+        keys, tokens, start = split_dependencies(payload)
         return DerivedValue(keys, tokens, decode(payload[start:]), start)
 
 
@@ -214,7 +214,7 @@ def pack_dependencies(recorded: Mapping[bytes, bytes]) -> tuple[list[bytes], byt
     return keys, _encode_dependencies([*keys, *map(recorded.__getitem__, keys)])
 
 
-def split(payload: bytes) -> tuple[list[bytes], list[bytes], int]:
+def split_dependencies(payload: bytes) -> tuple[list[bytes], list[bytes], int]:
     """Returns the keys and the tokens of the dependencies, and where the value begins. Raises for damaged bytes."""
     start = _LENGTH_SIZE + int.from_bytes(payload[:_LENGTH_SIZE])
     pairs = _decode_dependencies.decode(payload[_LENGTH_SIZE:start])

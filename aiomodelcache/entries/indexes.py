@@ -36,7 +36,7 @@ from aiomodelcache.entries.predictions import NO_PREDICTION, Prediction
 from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.observe.stats import Counters
 from aiomodelcache.orm.meta import RowValues, Values, ordering_attributes
-from aiomodelcache.orm.remembered import impossible
+from aiomodelcache.orm.remembered import impossible_keys
 
 
 class IndexEntries(KeyedEntries):
@@ -192,7 +192,7 @@ class IndexEntries(KeyedEntries):
 
     def impossible(self, wanted: Mapping[bytes, Values]) -> list[bytes]:
         """Returns the keys of values that no row can have, so that no statement need look for them."""
-        return impossible(self.schema, self.attributes, wanted)
+        return impossible_keys(self.schema, self.attributes, wanted)
 
     def cacheable(self, values: Values) -> bool:
         """Returns True if an answer for these values may be stored.

@@ -25,7 +25,7 @@ from aiomodelcache.entries.rows import RowEntries
 from aiomodelcache.observe.stats import Counters
 from aiomodelcache.orm.meta import RowValues, Values, ordering_attributes
 from aiomodelcache.orm.relations import ManyToMany
-from aiomodelcache.orm.remembered import impossible
+from aiomodelcache.orm.remembered import impossible_keys
 from aiomodelcache.orm.schema import ModelSchema
 
 OWNER: Final = "_aiomodelcache_owner"
@@ -86,7 +86,7 @@ class ManyToManyEntries(IndexEntries):
 
     def impossible(self, wanted: Mapping[bytes, Values]) -> list[bytes]:
         """Returns the keys of owners that cannot exist."""
-        return impossible(self.owner, (self.owner.pk,), wanted)
+        return impossible_keys(self.owner, (self.owner.pk,), wanted)
 
     def select(self, client: BaseDBAsyncClient, wanted: Sequence[Values]) -> QuerySet[Any]:
         """Returns the query for the related rows of these owners, as the related model's own manager shows them."""

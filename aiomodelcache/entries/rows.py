@@ -37,7 +37,7 @@ from aiomodelcache.entries.policy import Lifetimes, Policy
 from aiomodelcache.entries.shapes import StoredShapes
 from aiomodelcache.observe.stats import Counters
 from aiomodelcache.orm.meta import RowValues, Values, mark_stale
-from aiomodelcache.orm.remembered import impossible
+from aiomodelcache.orm.remembered import impossible_keys
 from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.orm.stored_values import StoredRows
 from aiomodelcache.orm.unchanged_rows import UnchangedRows
@@ -135,7 +135,7 @@ class RowEntries(KeyedEntries):
 
     def impossible(self, wanted: Mapping[bytes, Values]) -> list[bytes]:
         """Returns the keys of rows that cannot exist, so that no statement need look for them."""
-        return impossible(self.schema, self.attributes, wanted)
+        return impossible_keys(self.schema, self.attributes, wanted)
 
     def hit(self, entry: bytes | None, epoch: bytes | None, pk: Any) -> RowValues | None:
         """Returns the row if the bytes are a current entry of it that is not due, else None.

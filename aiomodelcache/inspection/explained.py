@@ -12,7 +12,7 @@ from aiomodelcache.query.explain import EntryState, Explanation, explain
 from aiomodelcache.query.lookups import LookupQuery
 
 
-async def explained(cache: OpenCache, query: CacheQuery[Any], key_map: KeyMap, *, values: bool) -> dict[str, Any]:
+async def explained_query(cache: OpenCache, query: CacheQuery[Any], key_map: KeyMap, *, values: bool) -> dict[str, Any]:
     """Returns where a query would be answered from, and why. Sends no SQL, and changes nothing.
 
     ``values``: also shows the values in keys.
@@ -22,7 +22,7 @@ async def explained(cache: OpenCache, query: CacheQuery[Any], key_map: KeyMap, *
     else:
         explanation = await cast("BaseValueQuery[Any]", query).explain()
     data = _data(explanation, key_map, values=values)
-    return data | {"dependencies": await dependencies(cache, query, key_map, values=values)}
+    return data | {"dependencies": await explained_dependencies(cache, query, key_map, values=values)}
 
 
 def _data(explanation: Explanation, key_map: KeyMap, *, values: bool) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def entry_state_data(state: EntryState, key_map: KeyMap, *, values: bool) -> dic
     }
 
 
-async def dependencies(
+async def explained_dependencies(
     cache: OpenCache, query: CacheQuery[Any], key_map: KeyMap, *, values: bool
 ) -> list[dict[str, Any]] | None:
     """Returns what a derived entry depends on, and which of it has changed. None if the query has no such entry."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from aiomodelcache.encoding.keys import key_text, prefix
+from aiomodelcache.encoding.keys import key_prefix, key_text
 from aiomodelcache.encoding.partitions import Partitions
 from aiomodelcache.entries.groups import GroupVersions
 from aiomodelcache.entries.indexes import IndexEntries
@@ -63,15 +63,15 @@ class KeyMap:
             self._add_partitions(declared.short, entries_of_value.partitions)
         for key in cache.versions.all:
             self._add_version("table version", key.rpartition(b":")[2].decode(), key)
-        tags = prefix(cache.space.namespace, "g")
+        tags = key_prefix(cache.space.namespace, "g")
         self._by_prefix.setdefault(tags, Place("tag version", "tags", "tags", tags))
-        workers = prefix(cache.space.namespace, "f")
+        workers = key_prefix(cache.space.namespace, "f")
         self._by_prefix.setdefault(workers, Place("counters", "workers", "counters of workers", workers))
-        shapes = prefix(cache.space.namespace, "c")
+        shapes = key_prefix(cache.space.namespace, "c")
         self._by_prefix.setdefault(shapes, Place("columns", "releases", "columns of releases", shapes))
-        relays = prefix(cache.space.namespace, "l")
+        relays = key_prefix(cache.space.namespace, "l")
         self._by_prefix.setdefault(relays, Place("claim", "relays", "claims of relays", relays))
-        self.beginning = prefix(cache.space.namespace, "")[: -len(b"::")]
+        self.beginning = key_prefix(cache.space.namespace, "")[: -len(b"::")]
         """The beginning of all keys of the cache's namespace."""
 
     def _add_model(self, entries: ModelEntries) -> None:
@@ -132,6 +132,6 @@ def _label(name: str, index: IndexEntries) -> str:
     return f"{name} ({', '.join(index.fields)}){order}{limit}"
 
 
-def owners(places: Iterable[Place]) -> list[str]:
+def owners_of(places: Iterable[Place]) -> list[str]:
     """Returns the declarations that places belong to, each once."""
     return list(dict.fromkeys(place.owner for place in places))

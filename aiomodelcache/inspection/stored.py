@@ -33,7 +33,7 @@ def key_of_target(cache: OpenCache, target: str, arguments: Sequence[str], *, as
     return cast("BaseValueQuery[Any]", query).locate(cache)[1]
 
 
-async def inspected(
+async def inspected_entry(
     cache: OpenCache,
     store: Store,
     key_map: KeyMap,

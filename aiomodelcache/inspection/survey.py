@@ -48,7 +48,7 @@ class Total:
             self.oldest = found.age if self.oldest is None else max(self.oldest, found.age)
 
 
-async def survey(
+async def survey_keys(
     cache: OpenCache, store: Store, key_map: KeyMap, owner: str | None = None
 ) -> AsyncGenerator[list[FoundKey], None]:
     """Yields all keys of the namespace in chunks, or those of one declaration. Keys that expire meanwhile are left out.
@@ -60,12 +60,12 @@ async def survey(
             yield await _read(cache, placed)
 
 
-async def sample(
+async def sample_keys(
     cache: OpenCache, store: Store, key_map: KeyMap, number: int, owner: str | None = None
 ) -> AsyncGenerator[list[FoundKey], None]:
     """Yields at most ``number`` keys of entries in chunks, chosen at random among all of them, and reads no others.
 
-    Looks at each key of the server once, as ``survey`` does.
+    Looks at each key of the server once, as ``survey_keys`` does.
     """
     chosen: list[Placed] = []
     seen = 0

@@ -75,7 +75,7 @@ A new release of Tortoise may add others, which only Tortoise can interpret. The
 """
 
 
-async def fetch(schema: ModelSchema, query: QuerySet[Any]) -> list[Model]:
+async def fetch_instances(schema: ModelSchema, query: QuerySet[Any]) -> list[Model]:
     """Returns the instances that a query for the schema's model selects. Raises the database's errors."""
     select: Any = query
     if not is_plain_select(schema, query):

@@ -144,7 +144,7 @@ def shapes_of(model: type[Model]) -> list[tuple[str, str, str, str]]:
     ] + [("", str(meta.db_table), str(meta.schema), str(meta.pk_attr))]
 
 
-def managers(model: type[Model]) -> list[Any]:
+def managers_of(model: type[Model]) -> list[Any]:
     """Returns the model's default manager and the managers that are attributes of its class."""
     attributes = [value for cls in model.__mro__ for value in vars(cls).values() if isinstance(value, Manager)]
     return list({id(manager): manager for manager in [meta_of(model).manager, *attributes]}.values())

@@ -33,7 +33,7 @@ class StatementCount:
         self.number = 0
 
 
-def observe(client: BaseDBAsyncClient) -> StatementCount:
+def observe_connection(client: BaseDBAsyncClient) -> StatementCount:
     """Observes a connection in autocommit mode. Idempotent."""
     count = _observed.get(client)
     if count is None:

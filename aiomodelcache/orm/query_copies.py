@@ -109,13 +109,13 @@ def _unread_slots(kind: Any) -> list[str]:
     return sorted({*_slots(kind)} - _STATE - _OTHERS)
 
 
-def copied(query: Any) -> Any:
+def copied_query(query: Any) -> Any:
     """Returns a copy of a query that shares no list, dict or set with it."""
     result: Any = copy.copy(query)
     result._annotations = {name: _copied_value(each) for name, each in getattr(query, "_annotations", {}).items()}
     kind = cast("Any", type(query))
     if issubclass(kind, UnionQuery):
-        result._qs = tuple([copied(each) for each in query._qs])
+        result._qs = tuple([copied_query(each) for each in query._qs])
         return result
     result._q_objects = [_copied_q(q) for q in query._q_objects]
     result._custom_filters = dict(query._custom_filters)
@@ -125,7 +125,7 @@ def copied(query: Any) -> Any:
             setattr(result, name, set(getattr(query, name)))
     if issubclass(kind, QuerySet):
         result._prefetch_queries = {
-            name: [(attribute, copied(each)) for attribute, each in pairs]
+            name: [(attribute, copied_query(each)) for attribute, each in pairs]
             for name, pairs in query._prefetch_queries.items()
         }
         result._prefetch_map = {
@@ -164,7 +164,7 @@ _UNCHANGING: Final = frozenset[type]({bool, int, float, str, bytes, type(None), 
 
 def _copied_prefetch(forwarded: Any) -> Any:
     if cast("Any", type(forwarded)) is Prefetch:
-        return Prefetch(forwarded.relation, copied(forwarded.queryset), forwarded.to_attr)
+        return Prefetch(forwarded.relation, copied_query(forwarded.queryset), forwarded.to_attr)
     return forwarded
 
 
@@ -187,7 +187,7 @@ def _copied_value(value: Any) -> Any:
     if kind is range or kind in _VIEWS:
         return list(value)
     if kind is Subquery:
-        result: Any = Subquery(copied(value.query))
+        result: Any = Subquery(copied_query(value.query))
         result.alias = value.alias
         result.query._db = None  # only the outer query is sent
         return result

@@ -33,13 +33,13 @@ from aiomodelcache.orm.meta import (
     full_name,
     has_own_rows,
     joins_nothing,
-    managers,
+    managers_of,
     pk_of,
     related_model,
     shapes_of,
     unique_attributes,
 )
-from aiomodelcache.orm.query_copies import copied, state_attributes, unread_slots
+from aiomodelcache.orm.query_copies import copied_query, state_attributes, unread_slots
 
 _PLAIN: Final = frozenset(
     {type(None), bool, int, float, str, bytes, decimal.Decimal, datetime.date, datetime.timedelta}
@@ -91,7 +91,7 @@ def setting_state(models: Iterable[type[Model]]) -> str:
         (
             full_name(model),
             default_ordering(model),
-            [_path(cast("Any", type(each))) for each in managers(model)],
+            [_path(cast("Any", type(each))) for each in managers_of(model)],
             shapes_of(model),
         )
         for model in models
@@ -160,7 +160,7 @@ class _Reading:
 
     def _sql(self, query: Any) -> Any:
         """Returns the SQL text of a copy of a query, and its parameters."""
-        built = copied(query)
+        built = copied_query(query)
         built._make_query()
         text, parameters = built.query.get_parameterized_sql()
         self._refuse_unstable(text)

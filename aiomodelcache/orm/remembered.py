@@ -81,7 +81,7 @@ async def fetch_by_values(
     return await fetch_rows(schema, client, known.sql, known.parameters(encoded), known.convert)
 
 
-def impossible(schema: ModelSchema, attributes: tuple[str, ...], wanted: Mapping[bytes, Values]) -> list[bytes]:
+def impossible_keys(schema: ModelSchema, attributes: tuple[str, ...], wanted: Mapping[bytes, Values]) -> list[bytes]:
     """Returns the keys of normalised values that no row can have, so that no statement need look for them."""
     if len(attributes) == 1 and _can_hold_all(schema, attributes[0], [value for (value,) in wanted.values()]):
         return []

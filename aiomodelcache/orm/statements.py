@@ -71,7 +71,7 @@ async def returning(
     return WriteResult(number, [python_values(model, row, columns) for row in rows])
 
 
-async def lock(query: Any, client: BaseDBAsyncClient, attributes: Sequence[str], limit: int) -> list[RowValues]:
+async def lock_rows(query: Any, client: BaseDBAsyncClient, attributes: Sequence[str], limit: int) -> list[RowValues]:
     """Locks the rows that an update or delete query selects, and returns these attributes of them.
 
     If there are more than ``limit`` rows, only ``limit + 1`` are locked and returned. SQLite locks the whole database.
@@ -109,7 +109,7 @@ async def lock_by_pk(
 ) -> list[RowValues]:
     """Locks the rows with these primary keys and returns these attributes of them."""
     query: Any = delete_by_pk(model, client, pks)
-    return await lock(query, client, [*dict.fromkeys(attributes)], len(pks))
+    return await lock_rows(query, client, [*dict.fromkeys(attributes)], len(pks))
 
 
 def delete_by_pk(model: type[Model], client: BaseDBAsyncClient, pks: Sequence[Any]) -> Any:
@@ -117,7 +117,7 @@ def delete_by_pk(model: type[Model], client: BaseDBAsyncClient, pks: Sequence[An
     return DeleteQuery(model, client, [in_condition(pk_of(model), pks)], {}, {}, None, [])
 
 
-def equality(instance: Model, executor: Any, attributes: Sequence[str], *, at: int) -> SQLWithParameters:
+def equality_condition(instance: Model, executor: Any, attributes: Sequence[str], *, at: int) -> SQLWithParameters:
     """Returns the condition that a row has the instance's values of these attributes.
 
     ``executor``: that of the statement. ``at``: the number of parameters before the condition.
@@ -154,7 +154,7 @@ PostgreSQL and SQLite allow slightly more.
 """
 
 
-async def insert(
+async def insert_rows(
     model: type[Model],
     client: BaseDBAsyncClient,
     objects: Sequence[Model],

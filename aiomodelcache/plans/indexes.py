@@ -50,7 +50,7 @@ from aiomodelcache.plans.steps import (
     load_or_release,
     read_by_key,
     replaceable_prefix,
-    store,
+    store_fills,
     wait_for_leases,
 )
 
@@ -268,7 +268,7 @@ def load_index(
             yield from store_at_once(index, pointers, payloads_of(rows, found, versions), acquired, versions)
         else:
             fills = yield from _index_fills(index, granted, answers, acquired.attempt, versions, predictions)
-            yield from store(index, fills)
+            yield from store_fills(index, fills)
     return pending
 
 

@@ -20,7 +20,7 @@ from aiomodelcache.plans.indexes import rows_at, rows_by_index
 from aiomodelcache.plans.requests import Plan, Read, T
 from aiomodelcache.plans.results import instance_of
 from aiomodelcache.plans.rows import row_by_pk, row_values, rows_by_pk
-from aiomodelcache.plans.steps import discard, with_prefetched, without_store
+from aiomodelcache.plans.steps import discard_entries, with_prefetched, without_store
 
 MakeInstance = Callable[[EntrySet, Any], Model]
 """Makes the instance of a row that was found in an entry set."""
@@ -149,7 +149,7 @@ def follow_path(
         )
         count_undecodable(path.base.counters, path.name, error)
         predictions.forget(path.key(key))
-        yield from discard(row_keys)
+        yield from discard_entries(row_keys)
         return answer
 
 

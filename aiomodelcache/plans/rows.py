@@ -30,7 +30,7 @@ from aiomodelcache.plans.steps import (
     load_or_release,
     read_by_key,
     replaceable_prefix,
-    store,
+    store_fills,
     wait_for_leases,
 )
 
@@ -169,7 +169,7 @@ def load_rows(
         for key in granted:
             entry = _row_entry(rows, answers[key], acquired.attempt.token, epochs[rows.epoch_of(key)])
             fills.append((acquired.attempt, key, entry, rows.lifetimes.of(entry[:1])))
-        yield from store(rows, fills)
+        yield from store_fills(rows, fills)
     return pending
 
 

@@ -164,7 +164,7 @@ def checked(plan: Plan[T], check: Callable[[Load | ComputeValue], None]) -> Plan
     return intercepted(plan, answer)
 
 
-def discard(keys: list[bytes]) -> Plan[None]:
+def discard_entries(keys: list[bytes]) -> Plan[None]:
     """Deletes the entries under these keys, which may be hostile."""
     prefixes = map(replaceable_prefix, (yield Read(keys)))
     yield StoreFills(
@@ -183,7 +183,7 @@ def load_or_release(load: Load, acquired: LeaseResult | None, leased: Iterable[b
     return answers
 
 
-def store(entry_set: RowEntries | IndexEntries, fills: list[PlannedFill]) -> Plan[None]:
+def store_fills(entry_set: RowEntries | IndexEntries, fills: list[PlannedFill]) -> Plan[None]:
     """Stores the fills, and counts the accepted and the refused ones."""
     stored = yield StoreFills(fills)
     counters = entry_set.counters

@@ -13,7 +13,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache.durations import Duration, parse_optional_duration
 from aiomodelcache.engine.observing import ObservedLookup, note_bypass, note_end
-from aiomodelcache.engine.run import resolve
+from aiomodelcache.engine.run import resolve_future
 from aiomodelcache.entries.base import Miss, NoValue
 from aiomodelcache.observe.events import Lookup
 from aiomodelcache.open_cache import OpenCache, default_cache
@@ -92,7 +92,7 @@ class CacheQuery(Generic[T]):
             cache.reader.hits.start_lookup(lookup, cache, future)
         else:
             plan = cache.reader.of_caller(self.plan(cache, scope))
-            cache.reader.start(plan, partial(resolve, future), bypass=bypassed, operation=self.lookup_event)
+            cache.reader.start(plan, partial(resolve_future, future), bypass=bypassed, operation=self.lookup_event)
         return future.__await__()
 
     def start(self) -> "asyncio.Future[T]":
@@ -135,7 +135,7 @@ class CacheQuery(Generic[T]):
             cache.reader.hits.start_lookup(lookup, cache, future)
         else:
             plan = cache.reader.of_caller(self.plan(cache, scope))
-            cache.reader.start(plan, partial(resolve, future), bypass=bypassed)
+            cache.reader.start(plan, partial(resolve_future, future), bypass=bypassed)
         return future
 
     def options(

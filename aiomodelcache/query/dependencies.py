@@ -74,15 +74,15 @@ def depends_on(*dependencies: type[Model] | Model) -> Awaitable[None]:
     )
 
 
-async def fresh(value: Any) -> Any:
+async def fresh_arguments(value: Any) -> Any:
     """Returns an argument of a tracked computation with each instance in it read again, so that it is a dependency."""
     if isinstance(value, Model):
         return await _read_again(value)
     kind = cast("Any", type(value))
     if kind in (list, tuple):
-        return cast("Any", kind)([await fresh(item) for item in cast("Iterable[Any]", value)])
+        return cast("Any", kind)([await fresh_arguments(item) for item in cast("Iterable[Any]", value)])
     if kind is dict:
-        return {name: await fresh(item) for name, item in value.items()}
+        return {name: await fresh_arguments(item) for name, item in value.items()}
     return value
 
 

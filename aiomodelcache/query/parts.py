@@ -13,7 +13,7 @@ from tortoise.models import Model
 
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.open_cache import OpenCache
-from aiomodelcache.orm.hydrate import fetch
+from aiomodelcache.orm.hydrate import fetch_instances
 from aiomodelcache.orm.keyset import after_condition, columns_of_order
 from aiomodelcache.orm.meta import Values
 from aiomodelcache.orm.schema import ModelSchema
@@ -298,5 +298,5 @@ async def _rows_after(
     total, following = await whole.count(), await after.count()
     start, limit = total - following, total if entry_set.limit is None else min(entry_set.limit, total)
     size = max(0, min(size, limit - start))
-    rows = await fetch(schema, after.order_by(*entry_set.order_by).limit(size)) if size else []
+    rows = await fetch_instances(schema, after.order_by(*entry_set.order_by).limit(size)) if size else []
     return ListPart(rows, min(start, limit), limit, ())

@@ -21,7 +21,7 @@ from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.connections import bound_models, router_client
 from aiomodelcache.orm.query_copies import (
     bulk_query,
-    copied,
+    copied_query,
     inner_queries,
     is_unchanging,
     use_clients,
@@ -81,7 +81,7 @@ class QuerysetQuery(AwaitedWhole, CacheQuery[T]):
         if asked._db is None and is_unchanging(asked) and not self._raises:
             self._queryset, self._client, self._is_copied = asked, None, False
         else:
-            self._queryset, self._is_copied = copied(asked), True
+            self._queryset, self._is_copied = copied_query(asked), True
             self._client = _take_client(self._queryset)
         if self._raises:  # the absence is stored, and raised again
             self._queryset._raise_does_not_exist = False
@@ -141,7 +141,7 @@ class QuerysetQuery(AwaitedWhole, CacheQuery[T]):
 
     async def _run(self, cache: OpenCache) -> Any:
         """Awaits a copy of the queryset."""
-        query, tracker = copied(self._queryset), current_tracker()
+        query, tracker = copied_query(self._queryset), current_tracker()
         if not self._is_copied:
             without_additions(query)
         query._db = None  # its caller may have awaited it since, which sets a connection

@@ -7,7 +7,7 @@ from typing import Any
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 
-from aiomodelcache.engine.run import resolve
+from aiomodelcache.engine.run import resolve_future
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.plans.tracking import TrackedLookup, tracked
 from aiomodelcache.scopes.tracking import Tracker
@@ -28,7 +28,7 @@ def start_tracked(query: Any, cache: OpenCache, tracker: Tracker) -> "asyncio.Fu
         cache.reader.hits.start_lookup(TrackedLookup(lookup, tracker, cache.versions), cache, future)
     else:
         plan = tracked(cache.reader.of_caller(query.plan(cache, None)), tracker, cache.versions)
-        cache.reader.start(plan, partial(resolve, future), near=False, operation=query.lookup_event)
+        cache.reader.start(plan, partial(resolve_future, future), near=False, operation=query.lookup_event)
     return future
 
 

@@ -20,7 +20,15 @@ from aiomodelcache.orm.connections import is_finished, outermost
 from aiomodelcache.orm.meta import RowValues, attributes_of, pk_of
 from aiomodelcache.orm.outcomes import is_settled, may_survive_rollback, was_refused
 from aiomodelcache.orm.select import chunks, in_condition, last_pk, select_after
-from aiomodelcache.orm.statements import can_return, delete_by_pk, insert, is_atomic, lock, lock_by_pk, returning
+from aiomodelcache.orm.statements import (
+    can_return,
+    delete_by_pk,
+    insert_rows,
+    is_atomic,
+    lock_by_pk,
+    lock_rows,
+    returning,
+)
 from aiomodelcache.orm.transactions import transaction
 from aiomodelcache.scopes.request import current_scope
 from aiomodelcache.write.affected import collect_model_keys
@@ -36,7 +44,7 @@ from aiomodelcache.write.bulk_rows import (
 )
 from aiomodelcache.write.cascades import collect_cascade, collect_cascading_models
 from aiomodelcache.write.invalidated import affected_caches, caches_cascading_from, writing_on, written_caches
-from aiomodelcache.write.transactions import Intents, TransactionIntents, abandon, finish_intents
+from aiomodelcache.write.transactions import Intents, TransactionIntents, abandon_intents, finish_intents
 from aiomodelcache.write.unopened import warn_if_unopened
 
 AwaitGenerator = Generator[Any, Any, Any]
@@ -143,7 +151,7 @@ async def _run_marking_models(query: Any) -> Any:
         if was_refused(error):
             await finish_intents(intents, committed=False)
         else:
-            abandon(intents)
+            abandon_intents(intents)
         raise
     for intent in intents.values():
         intent.drop_from(current_scope())
@@ -168,7 +176,7 @@ class TrackedUpdate(_TrackedQuery, UpdateQuery):
             await collect_lists(intents, model, client, written.rows)
             return written.number
         pk = pk_of(model)
-        old = await lock(self, client, list(dict.fromkeys([pk, *old_columns])), limit)
+        old = await lock_rows(self, client, list(dict.fromkeys([pk, *old_columns])), limit)
         collect_rows_before(intents, model, old, changed)
         pks = [row[pk] for row in old]
         if len(pks) > limit:
@@ -213,7 +221,7 @@ class TrackedDelete(_TrackedQuery, DeleteQuery):
             if written.rows:
                 self._collect_tables(intents)
             return written.number
-        rows = await lock(self, client, list(dict.fromkeys([*columns_of_deleted(model), *cascade_columns])), limit)
+        rows = await lock_rows(self, client, list(dict.fromkeys([*columns_of_deleted(model), *cascade_columns])), limit)
         if len(rows) > limit:
             self.collect_models(intents)
             return await self.as_tortoise()
@@ -254,7 +262,7 @@ class TrackedBulkUpdate(_TrackedQuery, BulkUpdateQuery[Any]):
             if self._q_objects:  # a manager may hide a part of the rows
                 filtered = copy(self)
                 filtered._q_objects = [*self._q_objects, in_condition(pk_of(model), pks)]
-                pks = [row[pk_of(model)] for row in await lock(filtered, client, [pk_of(model)], len(pks))]
+                pks = [row[pk_of(model)] for row in await lock_rows(filtered, client, [pk_of(model)], len(pks))]
             count: int = await self.as_tortoise()
             await collect_rows_by_pk(intents, model, client, pks, changed)
             await collect_lists(intents, model, client, [{pk_of(model): pk} for pk in pks])
@@ -312,7 +320,7 @@ class TrackedBulkCreate(_TrackedQuery, BulkCreateQuery[Any]):
         rows: list[RowValues] = []
         for chunk in chunks(self._objects, self._batch_size or max(1, len(self._objects))):
             for own_pk, names in ((True, executor.regular_columns_all), (False, executor.regular_columns)):
-                rows += await insert(
+                rows += await insert_rows(
                     self.model,
                     client,
                     [instance for instance in chunk if bool(instance._custom_generated_pk) is own_pk],

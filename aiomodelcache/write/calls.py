@@ -20,7 +20,7 @@ from aiomodelcache.orm.meta import RowValues, is_saved, is_stale
 from aiomodelcache.orm.outcomes import before_statement, is_settled
 from aiomodelcache.scopes.request import current_scope
 from aiomodelcache.write.affected import ChangedColumns, KeySnapshot
-from aiomodelcache.write.transactions import Intents, abandon, finish_intents
+from aiomodelcache.write.transactions import Intents, abandon_intents, finish_intents
 
 
 class WriteCall:
@@ -129,7 +129,7 @@ class WriteCall:
         if is_settled(error):
             await finish_intents(self.take_intents(), committed=False)
         else:
-            abandon(self.take_intents())
+            abandon_intents(self.take_intents())
 
 
 _current: Final[ContextVar[WriteCall | None]] = ContextVar("aiomodelcache_write", default=None)

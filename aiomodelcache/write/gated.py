@@ -21,7 +21,7 @@ _lending: Final[ContextVar["_Gate | None"]] = ContextVar("aiomodelcache_lending"
 """The gate whose statement is sent now, for which Tortoise takes a connection."""
 
 
-def gate(client: BaseDBAsyncClient) -> None:
+def gate_connection(client: BaseDBAsyncClient) -> None:
     """Makes the saves and deletes on a connection in autocommit mode wait for their marks. Idempotent."""
     if not issubclass(client.executor_class, _GatedExecutor):
         extend(client, _GatedExecutor)

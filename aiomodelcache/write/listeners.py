@@ -12,7 +12,7 @@ from tortoise.signals import Signals
 from aiomodelcache.write.saves import after_delete, after_save, before_delete, before_save
 
 
-def listen(model: type[Model]) -> None:
+def listen_to_signals(model: type[Model]) -> None:
     """Registers the listeners for the signals of a model that is no ``CachedModel``. Idempotent."""
     register = cast("Any", model).register_listener
     register(Signals.pre_save, _before_save)

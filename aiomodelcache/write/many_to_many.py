@@ -28,7 +28,7 @@ from aiomodelcache.query.many_to_many import ManyToManyQuery
 from aiomodelcache.scopes.request import current_scope
 from aiomodelcache.write.affected import collect_model_key
 from aiomodelcache.write.invalidated import caches_with_links, lists_over, writing_on
-from aiomodelcache.write.transactions import Intents, abandon, finish_intents, transaction_intent
+from aiomodelcache.write.transactions import Intents, abandon_intents, finish_intents, transaction_intent
 from aiomodelcache.write.unopened import cached_models, warn_if_unopened
 
 
@@ -155,7 +155,7 @@ class TrackedRelation(ManyToManyRelation[Any]):
                 if is_settled(error):
                     await finish_intents(intents, committed=False)
                 else:
-                    abandon(intents)
+                    abandon_intents(intents)
             raise
         finally:
             for intent in intents.values():

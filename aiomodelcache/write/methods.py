@@ -11,7 +11,7 @@ from tortoise.models import Model
 from aiomodelcache.orm.changes import forget_changes, noting
 from aiomodelcache.orm.meta import mark_fresh
 from aiomodelcache.write.calls import intent_scope, refuse_write
-from aiomodelcache.write.saves import connection_for, run
+from aiomodelcache.write.saves import connection_for, run_write
 
 _wrapped: Final[WeakSet[Callable[..., Any]]] = WeakSet()
 
@@ -66,6 +66,6 @@ def _wrap(
                     called = ((self, *args), kwargs) if named is kwargs else (arguments.args, arguments.kwargs)
                     await method(*called[0], **called[1])
 
-        await run(call, self, client)
+        await run_write(call, self, client)
 
     return captured

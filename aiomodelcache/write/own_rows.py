@@ -12,7 +12,7 @@ from aiomodelcache.encoding.codec import EncodeError
 from aiomodelcache.engine.intent import Intent
 from aiomodelcache.engine.saves import RowSaves
 from aiomodelcache.entries.rows import RowEntries
-from aiomodelcache.orm.hydrate import fetch
+from aiomodelcache.orm.hydrate import fetch_instances
 from aiomodelcache.orm.outcomes import ends_transaction
 
 MAX_SAVED_ROWS: Final = 100
@@ -51,7 +51,7 @@ async def _read_locked(rows: RowEntries, client: TransactionalDBClient, pks: lis
     if client.capabilities.support_for_update:
         query = query.select_for_update()
     payloads: dict[bytes, bytes] = {}
-    for instance in await fetch(schema, query):
+    for instance in await fetch_instances(schema, query):
         try:
             payloads[rows.key(vars(instance)[schema.pk])] = schema.codec.encode(vars(instance))
         except EncodeError:

@@ -15,7 +15,7 @@ from tortoise.queryset import QuerySet
 
 from aiomodelcache.durations import Duration
 from aiomodelcache.open_cache import default_cache
-from aiomodelcache.orm.meta import managers
+from aiomodelcache.orm.meta import managers_of
 from aiomodelcache.query.querysets import QuerysetQuery
 from aiomodelcache.write.bulk_queries import TrackedBulkCreate, TrackedBulkUpdate, TrackedDelete, TrackedUpdate
 from aiomodelcache.write.invalidated import bound_caches, writing_on
@@ -23,9 +23,9 @@ from aiomodelcache.write.manual import invalidate_rows
 from aiomodelcache.write.many_to_many import install_unopened
 
 
-def track(model: type[Model]) -> None:
+def track_querysets(model: type[Model]) -> None:
     """Makes the model's managers return querysets whose writes are captured. Idempotent."""
-    for manager in managers(model):
+    for manager in managers_of(model):
         if "get_queryset" not in vars(manager):
             manager.get_queryset = partial(_tracked_queryset, manager.get_queryset)
 

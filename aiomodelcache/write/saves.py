@@ -39,7 +39,7 @@ from aiomodelcache.write.affected import (
 from aiomodelcache.write.calls import WriteCall, current_write
 from aiomodelcache.write.cascades import collect_cascade, collect_list_keys
 from aiomodelcache.write.executors import extend, extended
-from aiomodelcache.write.gated import gate, is_gated
+from aiomodelcache.write.gated import gate_connection, is_gated
 from aiomodelcache.write.invalidated import (
     affected_caches,
     caches_cascading_from,
@@ -53,7 +53,13 @@ from aiomodelcache.write.sent import RecordingExecutor
 from aiomodelcache.write.through import expect_rows, offer_row
 from aiomodelcache.write.transactions import Intents, finish_intents, transaction_intent
 from aiomodelcache.write.unchanged import ComparingExecutor, drop_local_copies, expect_unchanged, only_if_comparing
-from aiomodelcache.write.unmoved import CheckingExecutor, confirmed, expect_unmoved, prepare, without_unmoved
+from aiomodelcache.write.unmoved import (
+    CheckingExecutor,
+    confirmed_columns,
+    expect_unmoved,
+    prepare_update,
+    without_unmoved,
+)
 from aiomodelcache.write.unopened import warn_if_unopened
 
 _WAIT_FOR_LISTENERS: Final[Any] = cast("Any", Model)._wait_for_listeners
@@ -79,7 +85,7 @@ async def before_save(
             await _before(instance, client, columns, deleting=False)
         await _mark(instance)
 
-    prepare(instance, client, collect)
+    prepare_update(instance, client, collect)
     only_if_comparing(instance, client)
     with writing_on(client):
         await _before(instance, client, columns, deleting=False)
@@ -134,7 +140,9 @@ async def _finished(instance: Model) -> bool:
     return begun is not None
 
 
-async def run(call: Callable[[], Coroutine[Any, Any, None]], instance: Model, client: BaseDBAsyncClient | None) -> None:
+async def run_write(
+    call: Callable[[], Coroutine[Any, Any, None]], instance: Model, client: BaseDBAsyncClient | None
+) -> None:
     """Awaits a ``save`` or ``delete``, and in autocommit mode its outcome, even if the caller is cancelled.
 
     A web server cancels a request whose client has gone. A cancelled statement would leave its row uncached for long.
@@ -238,7 +246,7 @@ async def _after(
         drop_local_copies(instance, affected, changed)
         return
     marked, before = (write.take_intents(), write.snapshots) if write is not None else ({}, {})
-    changed = changed if created else confirmed(write, changed)
+    changed = changed if created else confirmed_columns(write, changed)
     transaction = outermost(client)
     for cache, _ in affected:
         if transaction is not None:
@@ -318,7 +326,7 @@ def connection_for(
     for extension in extensions:
         extend(client, extension)
     if not isinstance(client, TransactionalDBClient):
-        gate(client)
+        gate_connection(client)
     return nullcontext(client)
 
 

@@ -80,7 +80,7 @@ def _wrap(client: Any, intents: Intents) -> None:
             elif was_refused(error):
                 await _finish_rolled_back(client, intents)
             else:
-                abandon(intents)
+                abandon_intents(intents)
             raise
         await finish_intents(intents, committed=True)
 
@@ -134,7 +134,7 @@ async def finish_intents(intents: Intents, *, committed: bool) -> None:
             await clear
 
 
-def abandon(intents: Intents) -> None:
+def abandon_intents(intents: Intents) -> None:
     """Leaves the intents of each cache to expire, because the outcome of the write is unknown."""
     for cache, intent in intents.items():
         cache.writer.abandon(intent)

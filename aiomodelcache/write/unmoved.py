@@ -16,7 +16,7 @@ from aiomodelcache.entries.model import ModelEntries
 from aiomodelcache.orm.changes import changed_attributes
 from aiomodelcache.orm.key_values import compares_exactly
 from aiomodelcache.orm.meta import is_partial, is_saved, meta_of, pk_of
-from aiomodelcache.orm.statements import equality
+from aiomodelcache.orm.statements import equality_condition
 from aiomodelcache.write.affected import AllBut, ChangedColumns
 from aiomodelcache.write.calls import WriteCall, current_write
 from aiomodelcache.write.executors import StatementConnection, on_connection
@@ -73,12 +73,12 @@ def without_unmoved(write: WriteCall | None, changed: ChangedColumns) -> Changed
     return AllBut(write.unmoved) if changed is None and write is not None and write.unmoved else changed
 
 
-def confirmed(write: WriteCall | None, changed: ChangedColumns) -> ChangedColumns:
+def confirmed_columns(write: WriteCall | None, changed: ChangedColumns) -> ChangedColumns:
     """Returns the columns that a write has changed. Without a check, they may be all columns."""
     return without_unmoved(write, changed) if write is not None and write.unmoved_confirmed else changed
 
 
-def prepare(instance: Model, client: BaseDBAsyncClient, collect: Callable[[], Awaitable[None]]) -> None:
+def prepare_update(instance: Model, client: BaseDBAsyncClient, collect: Callable[[], Awaitable[None]]) -> None:
     """Prepares the current write of an instance for an UPDATE that finds the row moved."""
     write = current_write(instance)
     if write is not None:
@@ -114,5 +114,5 @@ class _ConditionalConnection(StatementConnection):
         self._columns = sorted(columns)
 
     async def execute_query(self, sql: str, values: list[Any]) -> Any:
-        conditions, parameters = equality(self._instance, self._executor, self._columns, at=len(values))
+        conditions, parameters = equality_condition(self._instance, self._executor, self._columns, at=len(values))
         return await self._client.execute_query(f"{sql} AND {conditions}", [*values, *parameters])

@@ -20,7 +20,7 @@ from aiomodelcache.orm.select import select_values
 from aiomodelcache.orm.transactions import transaction
 
 
-async def update(instance: Model, values: Mapping[str, Any]) -> None:
+async def update_row(instance: Model, values: Mapping[str, Any]) -> None:
     """Writes these values to the row of an instance, and sets them on it. See ``ModelCacheManager.update``."""
     model = type(instance)
     refuse_frozen(instance, f"{model.__name__}.cache.update()")

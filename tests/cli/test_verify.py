@@ -9,7 +9,7 @@ from aiomodelcache import ModelCache
 from aiomodelcache.cli.verify import Verified, compare, upper_bound
 from aiomodelcache.inspection.keyspace import KeyMap
 from aiomodelcache.inspection.store import connected
-from aiomodelcache.inspection.survey import survey
+from aiomodelcache.inspection.survey import survey_keys
 from tests.cli.conftest import read_rows
 from tests.support.application import Application
 from tests.support.models.shop_models import Listing
@@ -126,7 +126,7 @@ def test_an_entry_that_is_written_while_it_is_compared_is_no_fault(filled: Appli
     async def work(cache: ModelCache) -> Verified:
         key_map, verified = KeyMap(cache.open_cache), Verified()
         async with connected(filled.redis.url) as store:
-            chunks = [chunk async for chunk in survey(cache.open_cache, store, key_map, "Listing")]
+            chunks = [chunk async for chunk in survey_keys(cache.open_cache, store, key_map, "Listing")]
             await Listing.filter(id=1).update(title="new")
             await Listing.cache.get(id=1)
             for chunk in chunks:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from aiomodelcache import ModelCache
 from aiomodelcache.contrib.http import CachedResponseMiddleware
-from aiomodelcache.contrib.responses.fields import directives, entity_tags, http_date, members
+from aiomodelcache.contrib.responses.fields import directives, entity_tags, http_date, list_members
 from tests.support.databases import DatabaseUrl, tortoise_on
 from tests.support.models.models import User
 
@@ -178,6 +178,6 @@ def test_requests_that_differ_in_one_part_have_responses_of_their_own(at_once: b
 @given(st.lists(st.tuples(st.just(b"cache-control"), st.binary(max_size=40)), max_size=3), st.binary(max_size=40))
 def test_fields_of_any_bytes_are_read_without_an_error(fields: list[tuple[bytes, bytes]], value: bytes) -> None:
     directives(fields)
-    members(fields, b"cache-control")
+    list_members(fields, b"cache-control")
     entity_tags(value)
     http_date(value)

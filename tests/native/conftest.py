@@ -23,7 +23,7 @@ def extension(built: Path) -> Iterator[Any]:
         patched.delitem(sys.modules, "aiomodelcache_native", raising=False)
         import aiomodelcache_native  # pyright: ignore
 
-        native.imported.cache_clear()
+        native.native_extension.cache_clear()
         yield aiomodelcache_native
         sys.modules.pop("aiomodelcache_native")
-        native.imported.cache_clear()
+        native.native_extension.cache_clear()

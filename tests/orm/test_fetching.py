@@ -1,4 +1,4 @@
-"""``fetch`` returns the instances that Tortoise would return, built by the cache itself or by Tortoise."""
+"""``fetch_instances`` returns the instances that Tortoise would return, built by the cache itself or by Tortoise."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.models import Model
 
 from aiomodelcache.orm import hydrate
-from aiomodelcache.orm.hydrate import fetch
+from aiomodelcache.orm.hydrate import fetch_instances
 from aiomodelcache.orm.meta import meta_of
 from aiomodelcache.orm.schema import ModelSchema
 from tests.support.models import fetched_models
@@ -41,7 +41,7 @@ async def test_a_plain_query_is_not_run_by_tortoise(
     query: Any = Author.all().using_db(database).order_by("name")
     monkeypatch.setattr(type(query), "__await__", None)
     monkeypatch.setattr(hydrate._queryset, "__await__", None)
-    found = await fetch(ModelSchema(Author), query)
+    found = await fetch_instances(ModelSchema(Author), query)
     assert list(map(contents, found)) == list(map(contents, expected))
     assert [instance._await_when_save for instance in found] == [{}] * 5
     assert found[0]._await_when_save is not found[1]._await_when_save
@@ -54,7 +54,7 @@ async def test_a_model_with_its_own_queries_or_construction_is_left_to_tortoise(
     author = await Author.create(name="author")
     await model.create(id=1, number=7, author=author)
     [expected] = await model.all()
-    [found] = await fetch(ModelSchema(model), model.all().using_db(database))
+    [found] = await fetch_instances(ModelSchema(model), model.all().using_db(database))
     assert contents(found) == contents(expected)
     assert (found.number, getattr(found, "text", "text")) != (7, "text") or len(vars(found)) != len(
         {"id", "number", "text", "author_id", "_partial", "_saved_in_db", "_custom_generated_pk", "_await_when_save"}
@@ -63,7 +63,7 @@ async def test_a_model_with_its_own_queries_or_construction_is_left_to_tortoise(
 
 async def test_rows_of_another_model_are_left_to_tortoise(database: BaseDBAsyncClient) -> None:
     await Author.create(name="author")
-    [found] = await fetch(ModelSchema(fetched_models.Made), Author.all().using_db(database))
+    [found] = await fetch_instances(ModelSchema(fetched_models.Made), Author.all().using_db(database))
     assert type(found) is Author
 
 
@@ -77,7 +77,7 @@ async def test_an_executor_that_overrides_select_is_used(
 
     own = type("Executor", (kind,), {"execute_select": execute_select})
     monkeypatch.setattr(type(database), "executor_class", own)
-    found: Any = await fetch(ModelSchema(Author), Author.all().using_db(database))
+    found: Any = await fetch_instances(ModelSchema(Author), Author.all().using_db(database))
     assert found == ["its own"]
 
 
@@ -97,7 +97,7 @@ async def test_a_column_is_found_by_its_name_in_another_case(database: BaseDBAsy
     """Tortoise leaves its attribute out."""
     await Author.create(id=1, name="kim", born=2000)
     await database.execute_script("ALTER TABLE author RENAME COLUMN full_name TO Full_Name")
-    [found] = await fetch(ModelSchema(Author), Author.all().using_db(database))
+    [found] = await fetch_instances(ModelSchema(Author), Author.all().using_db(database))
     assert (found.id, found.name, found.born) == (1, "kim", 2000)
 
 
@@ -113,4 +113,4 @@ async def test_queries_of_an_unknown_release_are_left_to_tortoise(
     monkeypatch.setattr(hydrate, "_has_known_slots", False)
     monkeypatch.setattr(hydrate._queryset, "__await__", leave)
     with pytest.raises(LeftToTortoise):
-        await fetch(ModelSchema(Author), Author.all().using_db(database))
+        await fetch_instances(ModelSchema(Author), Author.all().using_db(database))

@@ -16,7 +16,7 @@ from tortoise.functions import Coalesce, Count, Lower, Max, Sum, Upper
 from tortoise.query_utils import Prefetch
 
 from aiomodelcache import writes_without_cache
-from aiomodelcache.orm.query_copies import copied
+from aiomodelcache.orm.query_copies import copied_query
 from aiomodelcache.orm.query_state import QueryNotCacheable, state_of_query
 from tests.support.models.derived_models import Happening, Label, Organizer
 from tests.support.models.shop_models import Listing, Mark, Seller
@@ -138,7 +138,7 @@ class TestEquality:
     @given(Steps.all)
     def test_a_queryset_that_is_made_again_has_the_same_state(self, recipe: Any) -> None:
         query = make(recipe)
-        assert text(query) == text(make(recipe)) == text(copied(query))
+        assert text(query) == text(make(recipe)) == text(copied_query(query))
 
     @SETTINGS
     @given(Steps.all, Steps.all)
@@ -265,7 +265,7 @@ async def test_each_of_these_differs_from_all_others() -> None:
     states = [text(query) for query in queries]
     same = [(at, to) for (at, one), (to, other) in itertools.combinations(enumerate(states), 2) if one == other]
     assert same == [(16, 17)], "only the two spellings of one subquery are equal"
-    assert states == [text(copied(query)) for query in queries]
+    assert states == [text(copied_query(query)) for query in queries]
 
 
 class Half(Function):
@@ -342,7 +342,7 @@ async def test_a_copy_keeps_what_its_original_loses() -> None:
     query = Happening.filter(Q(level__in=wanted) | ~Q(level__in=wanted)).prefetch_related(
         Prefetch("labels", Label.all())
     )
-    copy = copied(query)
+    copy = copied_query(query)
     before = text(copy)
     wanted.append(2)
     query._prefetch_queries.clear()

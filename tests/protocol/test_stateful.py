@@ -151,7 +151,7 @@ BREAKS = {
         "plans.tracking:_Record.finish", "self._tracker.add_all(self._tokens)", "pass"
     ),
     "statements of a computation are not recorded": Break(
-        "orm.observed:observe", "setattr(client, name, _wrap(client, getattr(client, name), count))", "pass"
+        "orm.observed:observe_connection", "setattr(client, name, _wrap(client, getattr(client, name), count))", "pass"
     ),
     "derived results stay in their scope": Break(
         "scopes.request:Scope.drop", "scope._answers.pop(scope._derived.pop(), None)", "scope._derived.pop()"

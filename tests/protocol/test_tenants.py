@@ -169,7 +169,7 @@ def test_no_interleaving_gives_a_tenant_the_others_rows(
 
 
 def _keys_without_tenants(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(KeySpace, "prefix", lambda self, kind, *parts: keys.prefix(self.namespace, kind, *parts))
+    monkeypatch.setattr(KeySpace, "prefix", lambda self, kind, *parts: keys.key_prefix(self.namespace, kind, *parts))
 
 
 def _one_hit_path(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Backend, Clear, Rep
 from aiomodelcache.entries.groups import GroupVersions
 from aiomodelcache.inspection.keyspace import KeyMap
 from aiomodelcache.inspection.own_store import store_of
-from aiomodelcache.inspection.survey import survey
+from aiomodelcache.inspection.survey import survey_keys
 from aiomodelcache.testing.conformance import new_value, put
 from tests.support.divided import DividedMemory
 from tests.support.models.derived_models import Organizer, Seat, Tag
@@ -47,7 +47,7 @@ async def test_foreign_keys_among_the_entries_are_unknown(cache: ModelCache) -> 
     key_map = KeyMap(opened)
     async with store_of(cache.backend) as store:
         assert store is not None
-        found = {each.key: each.state async for chunk in survey(opened, store, key_map) for each in chunk}
+        found = {each.key: each.state async for chunk in survey_keys(opened, store, key_map) for each in chunk}
     assert found[own] == "hit"
     assert {found[key] for key in foreign} == {"unknown"}
 

@@ -392,7 +392,7 @@ async def test_a_statement_of_the_writer_that_fails_fails_the_transaction(
         return await query._db.execute_query("SELECT 1 / 0")
 
     await Account.create(id=1, email="a@example.org", balance=1)
-    monkeypatch.setattr(own_rows, "fetch", failing)
+    monkeypatch.setattr(own_rows, "fetch_instances", failing)
 
     async def save_in_transaction() -> None:
         async with in_transaction():
@@ -410,7 +410,7 @@ async def test_a_statement_of_the_writer_that_fails_fails_the_transaction(
 async def test_rows_that_were_read_before_an_error_has_ended_the_transaction_are_not_stored(
     database: BaseDBAsyncClient, cache: ModelCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fetch = own_rows.fetch
+    fetch = own_rows.fetch_instances
 
     async def fail_between(schema: Any, query: Any) -> Any:
         if schema.model is Ticket:
@@ -418,7 +418,7 @@ async def test_rows_that_were_read_before_an_error_has_ended_the_transaction_are
                 await query._db.execute_query("SELECT 1 / 0")
         return await fetch(schema, query)
 
-    monkeypatch.setattr(own_rows, "fetch", fail_between)
+    monkeypatch.setattr(own_rows, "fetch_instances", fail_between)
     async with in_transaction():
         await Account.create(id=1, email="a@example.org")
         await Ticket.create(id=1)

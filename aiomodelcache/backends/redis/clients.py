@@ -24,7 +24,7 @@ from aiomodelcache.backends.redis.cluster.endpoint import ClusterEndpoint
 from aiomodelcache.backends.redis.cluster.node import ConnectionSettings
 from aiomodelcache.backends.redis.cluster.slots import Address
 from aiomodelcache.backends.redis.connection import Command, ReconnectingConnection, pack_commands
-from aiomodelcache.backends.redis.incarnation import IDENTIFY, ServerIncarnation, ask
+from aiomodelcache.backends.redis.incarnation import IDENTIFY, ServerIncarnation, ask_identity
 from aiomodelcache.backends.redis.replicas import Replication, ReplicaWait
 from aiomodelcache.backends.redis.url import SCHEMES, Url, at_most_once, masked
 from aiomodelcache.exceptions import CacheConfigurationError
@@ -165,7 +165,7 @@ class RedisEndpoint:
         pool = cast("Any", self.client).connection_pool
         connection = await pool.get_connection()
         try:
-            self.incarnation.check_identity(await ask(connection))
+            self.incarnation.check_identity(await ask_identity(connection))
         finally:
             await pool.release(connection)
 

@@ -79,7 +79,7 @@ class ServerIncarnation:
 
     async def _on_new_connection(self, connection: Any) -> None:
         self._database = str(connection.db).encode()
-        identity = self._identity_of(await ask(connection))
+        identity = self._identity_of(await ask_identity(connection))
         if identity != self.current:
             # Replies are judged by the identity that the newest connection showed. Connections that showed another one
             # must not deliver replies any more.
@@ -174,7 +174,7 @@ def _abort(connection: Any) -> None:
         writer.transport.abort()
 
 
-async def ask(connection: Any) -> list[object]:
+async def ask_identity(connection: Any) -> list[object]:
     """Sends ``IDENTIFY`` on one of redis-py's connections. Returns the replies, errors of the server among them."""
     for command in IDENTIFY:
         await connection.send_command(*command, check_health=False)

@@ -11,10 +11,10 @@ from aiomodelcache.exceptions import BackendError, CacheError
 from aiomodelcache.inspection.arguments import parse_arguments
 from aiomodelcache.inspection.clearing import clear_targets, clearable
 from aiomodelcache.inspection.errors import CommandError
-from aiomodelcache.inspection.explained import explained
+from aiomodelcache.inspection.explained import explained_query
 from aiomodelcache.inspection.keyspace import KeyMap
 from aiomodelcache.inspection.own_store import store_of
-from aiomodelcache.inspection.stored import inspected, key_of_target
+from aiomodelcache.inspection.stored import inspected_entry, key_of_target
 from aiomodelcache.inspection.targets import all_targets, find_target, query_of
 from aiomodelcache.observe.stats import logger
 
@@ -48,7 +48,7 @@ async def explain_lookup(cache: ModelCache, body: bytes, *, values: bool) -> dic
         view = cache.open_cache.usable()
         arguments = parse_arguments(_split(asked.arguments))
         query = query_of(view, find_target(view, asked.target.strip()), arguments, as_list=asked.as_list)
-        return await explained(view, query, KeyMap(view), values=values)
+        return await explained_query(view, query, KeyMap(view), values=values)
     except Exception as error:
         raise _refusal(error) from error
 
@@ -62,7 +62,7 @@ async def inspect_lookup(cache: ModelCache, body: bytes, *, values: bool) -> dic
         async with store_of(cache.backend) as store:
             if store is None:
                 raise CommandError("This store cannot tell the lives of its keys, which inspect needs.")
-            return await inspected(view, store, KeyMap(view), key, cache.fleet, values=values)
+            return await inspected_entry(view, store, KeyMap(view), key, cache.fleet, values=values)
     except Exception as error:
         raise _refusal(error) from error
 

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from aiomodelcache.contrib.responses.fields import Fields, combined, entity_tags, http_date, opaque
+from aiomodelcache.contrib.responses.fields import Fields, combined_value, entity_tags, http_date, opaque_tag
 from aiomodelcache.contrib.responses.requests import Request
 
 NOT_MODIFIED: Final = 304
@@ -28,8 +28,8 @@ def evaluate(request: Request, status: int, headers: Fields) -> int | None:
     fields = request.fields
     if not 200 <= status < 300:
         return None
-    tag = combined(headers, b"etag")
-    modified = http_date(combined(headers, b"last-modified"))
+    tag = combined_value(headers, b"etag")
+    modified = http_date(combined_value(headers, b"last-modified"))
     if b"if-match" in fields:
         wanted = fields[b"if-match"]
         if wanted.strip() != b"*" and (tag is None or tag.startswith(b"W/") or tag not in entity_tags(wanted)):
@@ -40,7 +40,7 @@ def evaluate(request: Request, status: int, headers: Fields) -> int | None:
             return PRECONDITION_FAILED
     if b"if-none-match" in fields:
         wanted = fields[b"if-none-match"]
-        if wanted.strip() == b"*" or (tag is not None and opaque(tag) in map(opaque, entity_tags(wanted))):
+        if wanted.strip() == b"*" or (tag is not None and opaque_tag(tag) in map(opaque_tag, entity_tags(wanted))):
             return NOT_MODIFIED
     elif b"if-modified-since" in fields:
         since = http_date(fields[b"if-modified-since"])

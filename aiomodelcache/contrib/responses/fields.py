@@ -16,43 +16,43 @@ _MEMBER: Final = re.compile(rb'(?:[^,"]|"(?:\\.|[^"\\])*"?)+')
 _ENTITY_TAG: Final = re.compile(rb'(?:W/)?"[^"]*"')
 
 
-def combined(fields: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
+def combined_value(fields: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
     """Returns the value of a field, the values of repeated ones joined by commas, or None without the field."""
     values = [value.strip() for key, value in fields if key.lower() == name]
     return b", ".join(values) if values else None
 
 
-def members(fields: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
+def list_members(fields: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
     """Returns the members of a field that is a comma-separated list. Empty members do not count."""
-    found = [member.strip() for member in _MEMBER.findall(combined(fields, name) or b"")]
+    found = [member.strip() for member in _MEMBER.findall(combined_value(fields, name) or b"")]
     return [member for member in found if member]
 
 
 def names_in(fields: Iterable[tuple[bytes, bytes]], name: bytes) -> frozenset[bytes]:
     """Returns the names in a field that lists names of fields, such as ``Vary``, in lower case."""
-    return frozenset([member.lower() for member in members(fields, name)])
+    return frozenset([member.lower() for member in list_members(fields, name)])
 
 
 def directives(fields: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes | None]:
     """Returns the directives of ``Cache-Control``, with their arguments. A repeated one has its least argument."""
     found: dict[bytes, bytes | None] = {}
-    for member in members(fields, b"cache-control"):
+    for member in list_members(fields, b"cache-control"):
         name, equals, argument = member.partition(b"=")
         name, value = name.strip().lower(), argument.strip().strip(b'"') if equals else None
-        if name in found and (seconds(found[name]) or 0) < (seconds(value) or 0):
+        if name in found and (delta_seconds(found[name]) or 0) < (delta_seconds(value) or 0):
             continue
         found[name] = value
     return found
 
 
-def seconds(argument: bytes | None) -> int | None:
+def delta_seconds(argument: bytes | None) -> int | None:
     """Returns a number of seconds, or None for anything else."""
     return min(int(argument), MAX_DELTA_SECONDS) if argument and argument.isdigit() else None
 
 
 def lifetime(argument: bytes | None) -> int:
     """Returns the seconds that a directive grants. An invalid number grants none."""
-    return seconds(argument) or 0
+    return delta_seconds(argument) or 0
 
 
 def entity_tags(value: bytes) -> list[bytes]:
@@ -60,7 +60,7 @@ def entity_tags(value: bytes) -> list[bytes]:
     return _ENTITY_TAG.findall(value)
 
 
-def opaque(tag: bytes) -> bytes:
+def opaque_tag(tag: bytes) -> bytes:
     """Returns an entity tag without the prefix of weak ones, for the weak comparison."""
     return tag.removeprefix(b"W/")
 

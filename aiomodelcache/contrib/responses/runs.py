@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from aiomodelcache.contrib.asgi_types import Application, ASGIScope, Message, Receive, Send
-from aiomodelcache.contrib.responses.fields import Fields, combined, seconds
+from aiomodelcache.contrib.responses.fields import Fields, combined_value, delta_seconds
 from aiomodelcache.contrib.responses.stored import WholeResponse
 
 Start = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
@@ -134,7 +134,7 @@ class Run:
         self._size += len(message.get("body", b""))
         headers: Fields = [(bytes(name), bytes(value)) for name, value in start.get("headers", ())]
         if message.get("more_body", False):
-            length = seconds(combined(headers, b"content-length"))
+            length = delta_seconds(combined_value(headers, b"content-length"))
             return True if length is None or max(length, self._size) > self._max_size else None
         if self._size > self._max_size:
             return True

@@ -19,7 +19,7 @@ from aiomodelcache.contrib.responses.stored import (
     WholeResponse,
     current_time,
     expiry,
-    refusal,
+    storage_refusal,
     stored_response,
 )
 from aiomodelcache.declare.value_declarations import ValueDeclaration
@@ -161,7 +161,7 @@ class ResponseCache:
     def _judge(self, call: Call, response: WholeResponse, *, has_read: bool) -> tuple[str | None, SharedAnswer]:
         """Returns the stored form of a response, or the reason against it, None for one that may soon be gone."""
         now = current_time()
-        reason = refusal(response, now)
+        reason = storage_refusal(response, now)
         if response.status >= 500:
             return None, None
         if reason is None and self._needs_reads and not has_read and expiry(response.headers, now) is None:

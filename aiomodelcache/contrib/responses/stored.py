@@ -8,7 +8,15 @@ from typing import Final, Self
 
 import msgspec
 
-from aiomodelcache.contrib.responses.fields import Fields, combined, directives, http_date, lifetime, names_in, seconds
+from aiomodelcache.contrib.responses.fields import (
+    Fields,
+    combined_value,
+    delta_seconds,
+    directives,
+    http_date,
+    lifetime,
+    names_in,
+)
 
 STORED_STATUSES: Final = frozenset({200, 203, 204, 300, 301, 308, 404, 410})
 """Statuses of responses that are stored without being told for how long. Others below 500 need a ``max-age``."""
@@ -66,7 +74,7 @@ def _requires_validation(headers: Fields) -> bool:
     return not directives(headers).keys().isdisjoint(_VALIDATED)
 
 
-def refusal(response: WholeResponse, now: float) -> str | None:
+def storage_refusal(response: WholeResponse, now: float) -> str | None:
     """Returns the reason for which a response must not be stored, or None."""
     status, headers = response.status, response.headers
     if status >= 500 or status < 200 or status in _NEVER_STORED:
@@ -75,11 +83,11 @@ def refusal(response: WholeResponse, now: float) -> str | None:
     forbidding = next((name for name in _FORBIDDING if name in asked), None)
     if forbidding is not None:
         return forbidding.decode()
-    if combined(headers, b"set-cookie") is not None:
+    if combined_value(headers, b"set-cookie") is not None:
         return "set-cookie"
     if b"*" in names_in(headers, b"vary"):
         return "vary"
-    length = combined(headers, b"content-length")
+    length = combined_value(headers, b"content-length")
     if length is not None and length != b"%d" % len(response.body):
         return "incomplete"
     until = expiry(headers, now)
@@ -97,10 +105,10 @@ def expiry(headers: Fields, now: float) -> float | None:
     for name in (b"s-maxage", b"max-age"):
         if name in asked:
             return now + lifetime(asked[name]) - _given_age(headers)
-    expires = combined(headers, b"expires")
+    expires = combined_value(headers, b"expires")
     if expires is None:
         return None
-    date = http_date(combined(headers, b"date"))
+    date = http_date(combined_value(headers, b"date"))
     until = http_date(expires)
     return now if until is None else now + until - (now if date is None else date) - _given_age(headers)
 
@@ -116,9 +124,9 @@ def stored_response(response: WholeResponse, vary: Collection[bytes], now: float
     headers = [(name.lower(), value) for name, value in response.headers if name.lower() not in dropped]
     if status != 204:
         headers.append((b"content-length", b"%d" % len(body)))
-    if 200 <= status < 300 and combined(headers, b"etag") is None:
+    if 200 <= status < 300 and combined_value(headers, b"etag") is None:
         headers.append((b"etag", entity_tag(headers, body)))
-    if combined(headers, b"cache-control") is None and combined(headers, b"expires") is None:
+    if combined_value(headers, b"cache-control") is None and combined_value(headers, b"expires") is None:
         headers.append((b"cache-control", b"private, no-cache" if private else b"no-cache"))
     unnamed = sorted(set(vary) - names_in(headers, b"vary"))
     if unnamed:
@@ -135,14 +143,14 @@ def entity_tag(headers: Fields, body: bytes) -> bytes:
     """
     digest = hashlib.blake2b(digest_size=18)
     for name in (b"content-type", b"content-encoding", b"content-language"):
-        value = combined(headers, name) or b""
+        value = combined_value(headers, name) or b""
         digest.update(b"%d:%b" % (len(value), value))
     digest.update(body)
     return b'"' + urlsafe_b64encode(digest.digest()) + b'"'
 
 
 def _given_age(headers: Fields) -> int:
-    return seconds(combined(headers, b"age")) or 0
+    return delta_seconds(combined_value(headers, b"age")) or 0
 
 
 def current_time() -> float:

@@ -113,7 +113,7 @@ GUARDS = {
         "engine.leases:Leases._flight", "flight = self._flights[key] = asyncio", "flight = asyncio", "single flight"
     ),
     "a cancelled caller does not end the batch": Guard(
-        "engine.run:resolve", "if not future.done():", "if True:", "beside a cancelled one"
+        "engine.run:resolve_future", "if not future.done():", "if True:", "beside a cancelled one"
     ),
     "lookups inside a transaction read the database": Guard(
         "orm.schema:ModelSchema.transaction",
@@ -145,7 +145,7 @@ GUARDS = {
     ),
     # Writers.
     "a cancelled save waits for its outcome": Guard(
-        "write.saves:run", "await settled(call())", "await call()", "save, by id"
+        "write.saves:run_write", "await settled(call())", "await call()", "save, by id"
     ),
     "a cancelled COMMIT is waited for": Guard(
         "write.transactions:_wrap", "settled(commit_until_clear())", "commit_until_clear()", "update of a query set"
@@ -260,7 +260,7 @@ GUARDS = {
         "linked, deleted and created again",
     ),
     "a lock on SQLite is a lock": Guard(
-        "orm.statements:lock", "await lock_database(model, client)", "pass", "linked, deleted and created again"
+        "orm.statements:lock_rows", "await lock_database(model, client)", "pass", "linked, deleted and created again"
     ),
     "lists that hold a deleted row are marked": Guard(
         "write.cascades:collect_cascade",

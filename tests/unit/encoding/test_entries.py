@@ -310,7 +310,7 @@ def test_the_format_version_is_part_of_every_fingerprint(monkeypatch: pytest.Mon
 
 
 def test_the_bytes_of_keys_never_change() -> None:
-    assert [keys.encode([value]) for value in KEYS] == GOLDEN_KEYS
+    assert [keys.encode_values([value]) for value in KEYS] == GOLDEN_KEYS
 
 
 # Tokens -----------------------------------------------------------------------------------------------------------

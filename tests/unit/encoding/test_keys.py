@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache import ModelCache
-from aiomodelcache.encoding.keys import encode, encode_single, encode_value, prefix
+from aiomodelcache.encoding.keys import encode_single, encode_value, encode_values, key_prefix
 from aiomodelcache.orm.schema import ModelSchema
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.support.models.field_models import Keyed, Level, Mood, Owner, Point
@@ -215,7 +215,7 @@ nested = st.recursive(
 @example([dt.datetime(2024, 10, 27, tzinfo=Nowhere()), dt.time(1, tzinfo=BERLIN)])
 @example([dt.datetime(2024, 10, 27, 2, 30, tzinfo=BERLIN), dt.datetime(2024, 10, 27, 2, 30, tzinfo=BERLIN, fold=1)])
 def test_a_key_can_be_decoded_to_the_values_that_it_encodes(values: list[Any]) -> None:
-    key = encode(values)
+    key = encode_values(values)
     assume(not key.startswith(b"#"))
     parts = key.split(b":") if values else []
     assert [read(part) for part in parts] == [identity(value) for value in values]
@@ -225,7 +225,7 @@ def test_a_key_can_be_decoded_to_the_values_that_it_encodes(values: list[Any]) -
 @steady
 @given(st.one_of(nested, st.integers(), st.text(), st.text("x", min_size=155, max_size=170)))
 def test_encode_single_returns_the_same_key_as_encode(value: Any) -> None:
-    assert encode_single(value) == encode([value])
+    assert encode_single(value) == encode_values([value])
 
 
 @pytest.mark.slow(because="tries many values")
@@ -238,13 +238,13 @@ def test_encode_single_returns_the_same_key_as_encode(value: Any) -> None:
 @example(["x" * 200, "y"], ["x" * 200, "z"])
 def test_keys_are_equal_if_and_only_if_the_values_are(one: list[Any], other: list[Any]) -> None:
     same = [identity(value) for value in one] == [identity(value) for value in other]
-    assert (encode(one) == encode(other)) == same
+    assert (encode_values(one) == encode_values(other)) == same
 
 
 def test_values_that_python_treats_as_equal_have_different_keys() -> None:
     values = [1, "1", True, Decimal(1), 1.0, None, "None", b"1", (1,), [1], {1}, "", b"", (), [], {}, set()]
     assert len({encode_value(value) for value in values}) == len(values)
-    assert len({encode([value]) for value in values}) == len(values)
+    assert len({encode_values([value]) for value in values}) == len(values)
 
 
 @pytest.mark.parametrize(
@@ -270,27 +270,27 @@ def test_values_that_python_treats_as_equal_have_different_keys() -> None:
     ids=lambda values: repr(values[0]),
 )
 def test_values_that_a_database_treats_as_equal_share_a_key(values: list[Any]) -> None:
-    assert len({encode([value, "x"]) for value in values}) == 1
+    assert len({encode_values([value, "x"]) for value in values}) == 1
 
 
 def test_a_drivers_own_uuid_shares_the_key_of_the_standard_one() -> None:
     driver = pytest.importorskip("asyncpg.pgproto.pgproto")
     value = uuid.uuid4()
-    assert encode([driver.UUID(value.bytes)]) == encode([value])
+    assert encode_values([driver.UUID(value.bytes)]) == encode_values([value])
 
 
 @steady
 @given(st.integers(100, 400), st.integers(100, 400))
 def test_long_values_have_different_keys_of_limited_length(one: int, other: int) -> None:
-    first, second = encode(["x" * one]), encode(["x" * other])
+    first, second = encode_values(["x" * one]), encode_values(["x" * other])
     assert (first == second) == (one == other)
     assert len(first) <= 160
     assert first.startswith(b"#" if one >= 160 else b"sx")  # 160 with the tag
 
 
 def test_long_values_have_different_digests() -> None:
-    assert len({encode(["x" * length]) for length in range(160, 3_000)}) == 2_840
-    assert encode(["x" * 160]) == b"#24b67c3bc83b11f0155dd287263d6faac3c078e7"
+    assert len({encode_values(["x" * length]) for length in range(160, 3_000)}) == 2_840
+    assert encode_values(["x" * 160]) == b"#24b67c3bc83b11f0155dd287263d6faac3c078e7"
 
 
 def test_an_error_names_the_unsupported_type() -> None:
@@ -302,10 +302,10 @@ def test_an_error_names_the_unsupported_type() -> None:
     for value in unsupported:
         for values in ([value], ["a", value], [(1, [value])], [{"a": value}]):
             with pytest.raises(TypeError, match="cannot be part of a cache key: use a number, a string") as caught:
-                encode(values)
+                encode_values(values)
             assert type(value).__qualname__ in str(caught.value)
     with pytest.raises(TypeError, match=r"^A value of type .*Odd cannot be part of a cache key"):
-        encode([Odd()])
+        encode_values([Odd()])
 
 
 names = st.text(alphabet=":%.,[]-ari\0ä", max_size=5)
@@ -317,7 +317,7 @@ names = st.text(alphabet=":%.,[]-ari\0ä", max_size=5)
 def test_special_characters_keep_a_name_in_its_part_of_the_key(
     namespace: str, kind: str, parts: list[str], value: str
 ) -> None:
-    key = prefix(namespace, kind, *parts) + encode([value])
+    key = key_prefix(namespace, kind, *parts) + encode_values([value])
     *head, last = key.split(b":")
     assert read(last) == ("str", value)
     head = [unescaped(part) for part in head]
@@ -326,8 +326,8 @@ def test_special_characters_keep_a_name_in_its_part_of_the_key(
 
 
 def test_keys_are_readable() -> None:
-    assert prefix("", "r", "default", "event") + encode([7]) == b"amc:r:default:event:i7"
-    assert prefix("a:b", "i", "default", "event", "city,name") + encode(["Köln: Dom", None]) == (
+    assert key_prefix("", "r", "default", "event") + encode_values([7]) == b"amc:r:default:event:i7"
+    assert key_prefix("a:b", "i", "default", "event", "city,name") + encode_values(["Köln: Dom", None]) == (
         "a%3Ab:amc:i:default:event:city,name:sKöln%3A Dom:n".encode()
     )
 
@@ -383,7 +383,7 @@ async def test_all_spellings_of_a_value_share_a_key(database: BaseDBAsyncClient)
     for field, groups in SPELLINGS.items():
         keys = []
         for group in groups:
-            group_keys = {encode([schema.key_value(field, schema.normalise(field, value))]) for value in group}
+            group_keys = {encode_values([schema.key_value(field, schema.normalise(field, value))]) for value in group}
             assert len(group_keys) == 1, (field, group)
             keys += group_keys
             for value in group:

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from aiomodelcache.encoding.layout import PREFIX_SIZE
-from aiomodelcache.entries.derived import KnownDependencies, pack_dependencies, split
+from aiomodelcache.entries.derived import KnownDependencies, pack_dependencies, split_dependencies
 
 
 def recorded_keys(number: int, seed: int) -> dict[bytes, bytes]:
@@ -29,7 +29,7 @@ def test_other_tokens_of_the_same_keys_are_packed_as_in_the_long_way(number: int
     again = {key: token[:1] + token[:0:-1] for key, token in recorded_keys(number, seed=1).items()}
     keys, packed = pack_dependencies(again)
     assert known.pack(again) == (packed if number > 1 else b"")
-    assert split(len(packed).to_bytes(4) + packed) == (keys, [again[key] for key in keys], 4 + len(packed))
+    assert split_dependencies(len(packed).to_bytes(4) + packed) == (keys, [again[key] for key in keys], 4 + len(packed))
 
 
 def test_other_keys_another_order_and_other_lengths_are_left_to_the_long_way() -> None:
