@@ -328,4 +328,4 @@ def _policy(options: Options) -> Policy:
         raise CacheConfigurationError(
             f"{options.origin}.allowtime is for invalidation = InvalidationType.DYNAMIC: set that, or remove it."
         )
-    return Policy.of(options.invalidation, options.allowtime)
+    return Policy.with_allowtime(options.invalidation, options.allowtime)

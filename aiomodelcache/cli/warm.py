@@ -83,7 +83,7 @@ class _Plan:
         self._keys = [tuple([name.strip() for name in key]) for key in keys] or [(schema.pk,)]
         self._attributes: list[tuple[str, ...]] = []
         for key in self._keys:
-            entry_set = entries.find("either", key).entry_set
+            entry_set = entries.match_key("either", key).entry_set
             by_name = {schema.attribute(name) or name: name for name in key}
             self._attributes.append(tuple([each for each in by_name if each in entry_set.attributes]))
         named = [name for attributes in self._attributes for name in attributes if name != schema.pk]

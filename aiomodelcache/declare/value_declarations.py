@@ -176,7 +176,7 @@ class ValueDeclaration(msgspec.Struct, frozen=True, kw_only=True, eq=False):
                 returns=self.returns(),
                 version=self.version,
                 lifetimes=lifetimes,
-                policy=Policy.of(InvalidationType.DYNAMIC, self._seconds("allowtime")),
+                policy=Policy.with_allowtime(InvalidationType.DYNAMIC, self._seconds("allowtime")),
                 lease_ttl=config.compute_ttl,
                 counters=cache.stats.of(label),
             )

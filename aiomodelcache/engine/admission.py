@@ -148,7 +148,7 @@ class Admissions(Generic[T]):
         self._stats = stats
         self._by_client: WeakKeyDictionary[BaseDBAsyncClient, Admission[T]] = WeakKeyDictionary()
 
-    def of(self, client: BaseDBAsyncClient) -> Admission[T]:
+    def admission_to(self, client: BaseDBAsyncClient) -> Admission[T]:
         """Returns the admission to a connection."""
         found = self._by_client.get(client)
         if found is None:

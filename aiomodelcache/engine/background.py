@@ -61,7 +61,7 @@ class BackgroundPlans:
     def watch(self, lifetimes: Lifetimes) -> None:
         """Adds a cache class whose refresh thresholds are kept up to date."""
         self._lifetimes.append(lifetimes)
-        lifetimes.age()
+        lifetimes.update_due()
 
     def refresh_thresholds(self) -> None:
         """Computes which entries are about to expire, unless it did so within ``THRESHOLD_REFRESH_INTERVAL``."""
@@ -69,7 +69,7 @@ class BackgroundPlans:
         if now >= self._refreshed_at + THRESHOLD_REFRESH_INTERVAL:
             self._refreshed_at = now
             for lifetimes in self._lifetimes:
-                lifetimes.age()
+                lifetimes.update_due()
             self._tick()
 
     def forget_attempts(self) -> None:

@@ -56,7 +56,7 @@ class Overloads:
         A query that has begun goes before those that have not. After a wait, it reads versions of tables anew: with
         older ones, its answer would never be used if one of the tables was written meanwhile.
         """
-        waits = self._admissions.of(client).saturated
+        waits = self._admissions.admission_to(client).saturated
         admission = await self._enter(name, counters, client, first=bool(tracker.statements))
         sample: Sample | None = None
         try:
@@ -94,7 +94,7 @@ class Overloads:
     async def _enter(
         self, name: str, counters: Counters, client: BaseDBAsyncClient, *, first: bool = False
     ) -> Admission[Any]:
-        admission = self._admissions.of(client)
+        admission = self._admissions.admission_to(client)
         if not await admission.enter(object(), [None], lambda _: None, first=first):
             refusal = self.refusal(admission, name, counters, 1)
             if refusal is not None:

@@ -120,7 +120,7 @@ class RowSaves:
             return None
         entry = rows.entry(new_token(), epoch, payload)
         until_ms = self._marked_ms[key] + fill_ttl_ms
-        return Save(key, entry, rows.lifetimes.of(VALUE), until_ms, stamp_key, stamp)
+        return Save(key, entry, rows.lifetimes.ttl_ms(VALUE), until_ms, stamp_key, stamp)
 
     def _finish(self, sizes: Mapping[bytes, int], stored: Collection[bytes] | None) -> list[Fill]:
         """Counts the rows of the write. Returns a note for each. ``stored``: the keys; None: the backend failed."""

@@ -76,7 +76,7 @@ class Statements:
         try:
             self._check_context()
             client = entry_set.schema.replica() if replica else entry_set.schema.client
-            admission = self._admissions.of(client)
+            admission = self._admissions.admission_to(client)
             key = object() if alone or not can_share_statement(entry_set) else target
             if forced:
                 admission.in_flight += 1

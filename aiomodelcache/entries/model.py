@@ -138,7 +138,7 @@ class ModelEntries(msgspec.Struct, eq=False):
         entry_sets: list[RowEntries | IndexEntries | DependentEntries] = [self.rows, *self.indexes, *self.results]
         return all(entry_set.policy.off for entry_set in entry_sets)
 
-    def find(self, kind: str, names: Iterable[str]) -> KeyMatch:
+    def match_key(self, kind: str, names: Iterable[str]) -> KeyMatch:
         """Returns the key that these names of arguments select. Raises ``CacheNotRegistered``."""
         match = self.matches.get((kind, *names))
         if match is None:
@@ -150,7 +150,7 @@ class ModelEntries(msgspec.Struct, eq=False):
 
         Raises ``CacheNotRegistered``.
         """
-        entry_set = self.find("either", names).entry_set
+        entry_set = self.match_key("either", names).entry_set
         return "get" if frozenset(entry_set.attributes) in self.gets else "filter"
 
     def has_unique(self, attribute: str) -> bool:

@@ -55,7 +55,7 @@ class Lifetimes:
         """Returns the lifetime of entries of this state, in seconds, without jitter."""
         return self._negative if state == ABSENT else self._positive
 
-    def of(self, state: bytes) -> int:
+    def ttl_ms(self, state: bytes) -> int:
         """Returns the lifetime of a new entry of this state, in milliseconds, with jitter."""
         seconds = self._negative if state == ABSENT else self._positive  # written out: every fill calls this
         return int(seconds * 1000 * (self._shortest + self._span * random.random())) or 1
@@ -64,7 +64,7 @@ class Lifetimes:
         """Returns a lifetime in milliseconds, with jitter."""
         return int(seconds * 1000 * (self._shortest + self._span * random.random())) or 1
 
-    def age(self) -> None:
+    def update_due(self) -> None:
         """Moves ``due`` to the value for the present time. Does nothing if entries are not refreshed ahead."""
         if self._ahead:
             self.due, self._absence_due = self._threshold(self._positive), self._threshold(self._negative)
@@ -86,7 +86,7 @@ class Policy(NamedTuple):
     """The time for which a stale copy may be served, in milliseconds from the first invalidation. 0: never."""
 
     @classmethod
-    def of(cls, invalidation: InvalidationType, allowtime: float | None) -> "Policy":
+    def with_allowtime(cls, invalidation: InvalidationType, allowtime: float | None) -> "Policy":
         """Returns the policy with this ``allowtime``, in seconds."""
         return cls(invalidation, 0 if allowtime is None else max(1, int(allowtime * 1000)))
 

@@ -291,7 +291,7 @@ def _index_fills(
     late = yield from acquire_late_leases(rows, payloads, min(answers[key].deadline for key in granted), versions)
     for key, (own, unchanged) in late.items():
         entry = rows.entry(own.token, cast("bytes", versions[rows.epoch_of(key)]), payloads[key]) if unchanged else b""
-        fills.append((own, key, entry, rows.lifetimes.of(VALUE)))
+        fills.append((own, key, entry, rows.lifetimes.ttl_ms(VALUE)))
     return [*fills, *_pointers(index, granted, answers, attempt, versions, predictions)]
 
 
@@ -312,7 +312,7 @@ def _pointers(
         state = entry[:1]
         if state == VALUE:
             predictions.learn(key, [values[pk] for values in found], rows)
-        fills.append((attempt, key, entry, index.lifetimes.of(state)))
+        fills.append((attempt, key, entry, index.lifetimes.ttl_ms(state)))
     return fills
 
 

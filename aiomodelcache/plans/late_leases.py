@@ -97,7 +97,7 @@ def store_at_once(
     late: list[LateFill] = []
     for key, payload in payloads.items():
         stamp, entry = rows.partitions.stamp_of(key), rows.entry(token, known[rows.epoch_of(key)], payload)
-        late.append(LateFill(key, b"", entry, rows.lifetimes.of(VALUE), stamp, known[stamp], until_ms))
+        late.append(LateFill(key, b"", entry, rows.lifetimes.ttl_ms(VALUE), stamp, known[stamp], until_ms))
     answer: list[bool | bytes | None] = yield StoreFills(fills, late)
     stored = [accepted for fill, accepted in zip(fills, answer, strict=False) if fill[2]]
     held = cast("list[bytes | None]", answer[len(fills) :])

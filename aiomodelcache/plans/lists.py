@@ -29,7 +29,7 @@ class Window(Protocol):
         """True if the query needs the number of rows of the whole list."""
         ...
 
-    def find(self, pks: Sequence[Any]) -> slice | None:
+    def positions_in(self, pks: Sequence[Any]) -> slice | None:
         """Returns the positions of the part in a list of these primary keys, or None if the list does not show them."""
         ...
 
@@ -87,7 +87,7 @@ def pks_of_list(index: IndexEntries, values: Values, key: bytes, predictions: Pr
 
 def _positions(index: IndexEntries, window: Window, pks: Sequence[Any]) -> tuple[slice | None, slice]:
     """Returns the positions of a window's part, and of all rows to check before the part can be trusted."""
-    part = window.find(pks)
+    part = window.positions_in(pks)
     if part is None:
         return None, slice(0, 0)
     if index.exact:

@@ -168,7 +168,7 @@ def load_rows(
         fills: list[PlannedFill] = []
         for key in granted:
             entry = _row_entry(rows, answers[key], acquired.attempt.token, epochs[rows.epoch_of(key)])
-            fills.append((acquired.attempt, key, entry, rows.lifetimes.of(entry[:1])))
+            fills.append((acquired.attempt, key, entry, rows.lifetimes.ttl_ms(entry[:1])))
         yield from store_fills(rows, fills)
     return pending
 
@@ -222,7 +222,7 @@ def _reload_row(
 ) -> Plan[list[PlannedFill]]:
     answers: dict[bytes, Answer] = yield Load(rows, {key: (pk,)})
     entry = _row_entry(rows, answers[key], attempt.token, acquired.versions[0])
-    return [(attempt, key, entry, rows.lifetimes.of(entry[:1]))]
+    return [(attempt, key, entry, rows.lifetimes.ttl_ms(entry[:1]))]
 
 
 def refresh_due_rows(rows: RowEntries, pks: Pks, read: Mapping[bytes, bytes | None]) -> Plan[None]:

@@ -106,7 +106,7 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
     def _locate(self, cache: OpenCache) -> LocatedKeys:
         entries = cache.entries_of(self._model)
         kind = "get" if self.needs_unique else entries.kind(self._fields)
-        entry_set, order, place = entries.find(kind, self._fields)
+        entry_set, order, place = entries.match_key(kind, self._fields)
         if self.needs_unique and not entry_set.unique:
             raise CacheNotRegistered(
                 f"{self._model.__name__}: several rows may share ({', '.join(self._fields)}); "

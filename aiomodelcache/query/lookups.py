@@ -244,7 +244,7 @@ class FieldsQuery(LookupQuery[T]):
     def _locate(self, cache: OpenCache) -> None:
         entries = cache.models.get(self._model) or cache.entries_of(self._model)
         filters = self._filters
-        entry_set, _, place = entries.matches.get((self.kind, *filters)) or entries.find(self.kind, filters)
+        entry_set, _, place = entries.matches.get((self.kind, *filters)) or entries.match_key(self.kind, filters)
         self._values, self._key, self._epoch_key = place(filters)
         self._entry_set, self._cache = entry_set, cache
 

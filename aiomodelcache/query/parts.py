@@ -65,7 +65,7 @@ class Slice(NamedTuple):
     stop: int | None
     counted: bool = False
 
-    def find(self, pks: Sequence[Any]) -> slice:
+    def positions_in(self, pks: Sequence[Any]) -> slice:
         """Returns the positions that exist."""
         end = len(pks) if self.stop is None else min(self.stop, len(pks))
         start = min(self.start, end)
@@ -79,7 +79,7 @@ class CursorWindow(NamedTuple):
     size: int
     counted: bool = True
 
-    def find(self, pks: Sequence[Any]) -> slice | None:
+    def positions_in(self, pks: Sequence[Any]) -> slice | None:
         """Returns the positions, or None if the marked row is not in the list."""
         if self.pk not in pks:
             return None
@@ -163,7 +163,7 @@ def find_part(located: LocatedList, window: Window, cache: OpenCache, scope: Sco
 
 def _cut(rows: Sequence[Any], window: Window) -> ListPart | None:
     """Returns the part of a list that is known as a whole. The rows of a computed list may be any values."""
-    part = window.find([getattr(row, "pk", None) for row in rows])
+    part = window.positions_in([getattr(row, "pk", None) for row in rows])
     return ListPart(rows[part], part.start, len(rows), ()) if part is not None else None
 
 

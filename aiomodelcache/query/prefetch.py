@@ -45,7 +45,7 @@ class SingleRelation:
         self._model = model
         self._name = name
         self._attribute, self._to_field = columns
-        self._key_of_one = cache.entries_of(related).find("get", [self._to_field]).entry_set.key_of_one
+        self._key_of_one = cache.entries_of(related).match_key("get", [self._to_field]).entry_set.key_of_one
 
     def query(self, instances: Sequence[Model]) -> CacheQuery[Any]:
         values = [self._value(instance) for instance in instances if not self._is_loaded(instance)]
@@ -87,7 +87,7 @@ class ReverseRelation:
         self._model = model
         self._name = name
         self._attribute, self._to_field = columns
-        match = cache.entries_of(related).find("filter", [self._to_field])
+        match = cache.entries_of(related).match_key("filter", [self._to_field])
         self._normalise, self._key_of_one = match.entry_set.schema.normalise, match.entry_set.key_of_one
 
     def query(self, instances: Sequence[Model]) -> CacheQuery[Any]:

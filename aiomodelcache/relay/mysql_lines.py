@@ -109,7 +109,7 @@ class MySQLLines(PolledLines):
 
     async def _own_database(self) -> Database:
         if self._database is None:
-            self._database = await Database.of(self._client)
+            self._database = await Database.of_connection(self._client)
         return self._database
 
     def reset(self, tables: Sequence[CapturedTable]) -> None:

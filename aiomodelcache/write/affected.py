@@ -328,4 +328,4 @@ def _index_clear(index: IndexEntries, values: Values, pk: Any) -> Clear:
         entry = index.entry(new_token(), b"", [pk])  # entries of a unique index carry no epoch
     except EncodeError:
         return Clear(key)
-    return Clear(key, entry, index.lifetimes.of(entry[:1]))
+    return Clear(key, entry, index.lifetimes.ttl_ms(entry[:1]))

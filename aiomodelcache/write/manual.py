@@ -64,7 +64,7 @@ async def invalidate_key(cache: OpenCache, entries: ModelEntries, key: Mapping[s
 
     Returns how many rows have them. Raises ``CacheNotRegistered`` for fields without a cache.
     """
-    entry_set, names, _ = entries.find("either", key)
+    entry_set, names, _ = entries.match_key("either", key)
     values = tuple(map(entries.schema.normalise, entry_set.attributes, [key[name] for name in names]))
     return await invalidate_values(cache, entries, entry_set.attributes, values)
 

@@ -505,7 +505,7 @@ async def test_get_many_counts_each_key_once_as_a_hit_or_a_miss(cache: ModelCach
     await Album.cache.get_many([1, 2], key)
     await Album.cache.get_many([1, 2], key)
     entries = cache.open_cache.entries_of(Album)
-    counters = (entries.rows if key == "pk" else entries.find("get", [key]).entry_set).counters
+    counters = (entries.rows if key == "pk" else entries.match_key("get", [key]).entry_set).counters
     before = dataclasses.replace(counters)
     assert [album.id for album in await Album.cache.get_many([1, 2, 3], key)] == [1, 2, 3]
     assert (counters.hits - before.hits, counters.misses - before.misses) == (2, 1)

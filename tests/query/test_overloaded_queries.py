@@ -215,7 +215,7 @@ async def test_a_page_after_a_row_that_is_gone_waits_too(statements: Busy, backe
         albums = Album.cache.filter(artist=1)
         page = await albums.page(1, size=1)
         await Album.filter(id=1).delete()
-        admission = cache.open_cache.reader.overloads._admissions.of(Album._meta.db)
+        admission = cache.open_cache.reader.overloads._admissions.admission_to(Album._meta.db)
         admission.in_flight += 1
         following = await started(albums.after(page.cursor, size=1))
         await until(lambda: cache.stats.queued_loads)

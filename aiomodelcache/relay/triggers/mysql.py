@@ -90,7 +90,7 @@ class MySQLTriggers:
 
     async def wanted(self, client: BaseDBAsyncClient, tables: Sequence[CapturedTable]) -> list[Definition]:
         """Returns the objects that capture the tables' writes. Raises ``RelayError``."""
-        database = await Database.of(client)
+        database = await Database.of_connection(client)
         types = await column_types(client, database, tables)
         changes = backquoted(database.name, CHANGES)
         found = _own_tables(changes, backquoted(database.name, COVERAGE))
@@ -117,7 +117,7 @@ class MySQLTriggers:
     async def installed(self, client: BaseDBAsyncClient) -> dict[tuple[str, str], str]:
         """Returns the state of each installed object of the connection's database."""
         triggers = await select(client, _TRIGGERS)
-        mark = (await Database.of(client)).mark
+        mark = (await Database.of_connection(client)).mark
         found = {
             (backquoted(str(row["db"]), str(row["tab"])), str(row["name"])): str(row["state"])
             for row in triggers
@@ -158,7 +158,7 @@ class Database(NamedTuple):
     """True if the server spells all names of tables in lower case."""
 
     @classmethod
-    async def of(cls, client: BaseDBAsyncClient) -> "Database":
+    async def of_connection(cls, client: BaseDBAsyncClient) -> "Database":
         """Returns the database of a connection."""
         [row] = await select(client, "SELECT DATABASE() AS db, @@lower_case_table_names AS folds")
         return cls(str(row["db"]), int(row["folds"]) == 1)

@@ -153,8 +153,8 @@ def test_a_new_limit_is_made_for_each_connection() -> None:
 
     admissions: Admissions[int] = Admissions(CacheConfig(load_limit=None), Stats())
     one, two = Client(), Client()
-    assert admissions.of(one) is admissions.of(one) is not admissions.of(two)  # type: ignore[arg-type]
-    assert admissions.of(one).limit is None  # type: ignore[arg-type]
+    assert admissions.admission_to(one) is admissions.admission_to(one) is not admissions.admission_to(two)  # type: ignore[arg-type]
+    assert admissions.admission_to(one).limit is None  # type: ignore[arg-type]
     assert not admissions.saturated()
 
 
