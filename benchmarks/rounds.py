@@ -11,7 +11,7 @@ from benchmarks.cases import Case
 from benchmarks.contestants import Contestant
 from benchmarks.results import PlaceResults
 
-Pair = tuple[Case, Contestant]
+ComparedCase = tuple[Case, Contestant]
 
 
 async def run_rounds(
@@ -37,7 +37,7 @@ async def run_rounds(
         gc.unfreeze()
 
 
-def _order(pairs: list[Pair], number: int) -> list[Pair]:
+def _order(pairs: list[ComparedCase], number: int) -> list[ComparedCase]:
     """Returns the pairs in the order of the cases. The contestants of a case have another order each round."""
     chance = random.Random(number)
     shuffled = chance.sample(pairs, len(pairs))

@@ -24,7 +24,7 @@ from benchmarks.contestants import Own, TortoiseAlone
 from benchmarks.places import DATABASES, LOOPS, Place, open_place
 
 
-class Sample(NamedTuple):
+class SaveSample(NamedTuple):
     """Times of one save, in microseconds."""
 
     typical: float
@@ -86,7 +86,7 @@ async def _catalogue(place: Place, *, resets: bool) -> AsyncIterator[None]:
         yield
 
 
-async def _sample(contestant: Any, saves: int) -> Sample:
+async def _sample(contestant: Any, saves: int) -> SaveSample:
     draft, taken = contestant.draft(HUNDRED[0]), list[float]()
     gc.collect()
     worked = time.process_time()
@@ -97,16 +97,16 @@ async def _sample(contestant: Any, saves: int) -> Sample:
         taken.append((time.perf_counter() - began) * 1e6)
     cpu = (time.process_time() - worked) * 1e6 / saves
     taken.sort()
-    return Sample(taken[saves // 2], taken[saves // 20], cpu)
+    return SaveSample(taken[saves // 2], taken[saves // 20], cpu)
 
 
-async def measure(place: Place, rounds: int, saves: int, *, resets: bool) -> list[list[Sample]]:
+async def measure(place: Place, rounds: int, saves: int, *, resets: bool) -> list[list[SaveSample]]:
     """Returns the samples with the cache, those without it, and those of the floor."""
     async with _catalogue(place, resets=resets):
         own, bare, floor = Own(), TortoiseAlone(), Floor()
         await own.open(place)
         await floor.open(place)
-        samples: dict[Any, list[Sample]] = {own: [], bare: [], floor: []}
+        samples: dict[Any, list[SaveSample]] = {own: [], bare: [], floor: []}
         gc.collect()
         gc.freeze()
         for number in range(rounds + 1):  # the first one warms up
@@ -121,7 +121,7 @@ async def measure(place: Place, rounds: int, saves: int, *, resets: bool) -> lis
     return list(samples.values())
 
 
-def report(name: str, own: Sequence[Sample], bare: Sequence[Sample], floor: Sequence[Sample]) -> str:
+def report(name: str, own: Sequence[SaveSample], bare: Sequence[SaveSample], floor: Sequence[SaveSample]) -> str:
     """Returns a line with the least times of all rounds and their ratios, and the median of the ratios of CPU time."""
     least, without, lowest = (min(sample.least for sample in samples) for samples in (own, bare, floor))
     cpu = statistics.median(mine.cpu / theirs.cpu for mine, theirs in zip(own, bare, strict=True))

@@ -21,7 +21,7 @@ from benchmarks.places import DATABASES, Place, open_place
 TWENTY: Final = data.page_of(1)
 
 
-class Sample(NamedTuple):
+class MissSample(NamedTuple):
     """Seconds of one miss."""
 
     waited: float
@@ -71,12 +71,12 @@ async def untracked(name: str) -> list[str]:
     return await FUNCTIONS[name]()
 
 
-async def measure(place: Place, rounds: int) -> dict[str, tuple[Sample, Sample]]:
+async def measure(place: Place, rounds: int) -> dict[str, tuple[MissSample, MissSample]]:
     """Returns the shortest times of a miss of each function, tracked and not."""
     async with place.catalogue():
         own = Own()
         await own.open(place)
-        found: dict[tuple[str, Any], list[Sample]] = {}
+        found: dict[tuple[str, Any], list[MissSample]] = {}
         for number in range(rounds + 1):  # the first one warms up
             gc.collect()
             gc.freeze()
@@ -89,16 +89,16 @@ async def measure(place: Place, rounds: int) -> dict[str, tuple[Sample, Sample]]
     return {name: (_shortest(found[name, tracked]), _shortest(found[name, untracked])) for name in FUNCTIONS}
 
 
-def _shortest(samples: list[Sample]) -> Sample:
-    return Sample(*map(min, zip(*samples, strict=True)))
+def _shortest(samples: list[MissSample]) -> MissSample:
+    return MissSample(*map(min, zip(*samples, strict=True)))
 
 
-async def _sample(own: Own, function: Any, name: str) -> Sample:
+async def _sample(own: Own, function: Any, name: str) -> MissSample:
     await own.cache.open_cache.guarded.backend.delete([function.key(name).encode()])
     await asyncio.sleep(0)
     waited, used = time.perf_counter(), time.process_time()
     await function(name)
-    return Sample(time.perf_counter() - waited, time.process_time() - used)
+    return MissSample(time.perf_counter() - waited, time.process_time() - used)
 
 
 def main() -> None:

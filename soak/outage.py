@@ -39,7 +39,7 @@ Read = Callable[[int], Awaitable[Any]]
 
 
 @dataclass
-class Outcome:
+class RequestCounts:
     """Requests of a run, by moment."""
 
     requests: Counter[str] = field(default_factory=Counter[str])
@@ -114,9 +114,9 @@ async def outage(
     readers: int = 20,
     stale_if_error: str | None = ALLOWED,
     seed: int = 1,
-) -> Outcome:
+) -> RequestCounts:
     """Runs the load before, during and after an outage of some seconds."""
-    outcome, chance = Outcome(), random.Random(seed)
+    outcome, chance = RequestCounts(), random.Random(seed)
     async with TortoiseContext() as context:
         await context.init(db_url=database.url, modules={"app": ["soak.model"]})
         await context.generate_schemas()
@@ -151,7 +151,7 @@ async def outage(
 
 
 async def _read(
-    reads: dict[str, Read], chance: random.Random, moment: list[str], over: asyncio.Event, outcome: Outcome
+    reads: dict[str, Read], chance: random.Random, moment: list[str], over: asyncio.Event, outcome: RequestCounts
 ) -> None:
     names = list(reads)
     while not over.is_set():

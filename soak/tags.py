@@ -53,7 +53,7 @@ class ByClass(ValueCache[int]):
 
 
 @dataclass(frozen=True)
-class Order:
+class TagsOrder:
     """Task of one process. It writes the numbers whose remainder is its own."""
 
     process: int
@@ -100,7 +100,7 @@ class Known:
             self._memory.unlink()
 
 
-async def work(order: Order, known: Known) -> Result:
+async def work(order: TagsOrder, known: Known) -> Result:
     """Reads and writes until the process has made its reads."""
     global _source
     result, chance = Result(), random.Random(f"{order.seed}/{order.process}")
@@ -116,7 +116,7 @@ async def work(order: Order, known: Known) -> Result:
     return result
 
 
-async def _read(order: Order, known: Known, result: Result, chance: random.Random) -> None:
+async def _read(order: TagsOrder, known: Known, result: Result, chance: random.Random) -> None:
     while result.reads < order.reads:
         numbers = [chance.randrange(NUMBERS) for _ in range(BATCH)]
         least = [known[number] for number in numbers]
@@ -131,7 +131,7 @@ async def _asked(query: Any) -> int:
     return value
 
 
-async def _write(order: Order, known: Known, cache: ModelCache, result: Result, chance: random.Random) -> None:
+async def _write(order: TagsOrder, known: Known, cache: ModelCache, result: Result, chance: random.Random) -> None:
     own = range(order.process, NUMBERS, order.processes)
     while result.reads < order.reads:  # a client of Redis may swallow a cancellation
         await asyncio.sleep(chance.expovariate(1 / WRITE_PAUSE))
@@ -151,14 +151,14 @@ async def _write(order: Order, known: Known, cache: ModelCache, result: Result, 
         result.writes += len(written)
 
 
-async def _read_again(order: Order, result: Result) -> None:
+async def _read_again(order: TagsOrder, result: Result) -> None:
     """Waits until batches that began after the call have been read, so that the control's fault is not left to luck."""
     enough = min(result.reads + 2 * order.readers * BATCH, order.reads)
     while result.reads < enough:
         await asyncio.sleep(0.001)
 
 
-def _process(order: Order) -> Result:
+def _process(order: TagsOrder) -> Result:
     known = Known(order.known)
     try:
         return asyncio.run(work(order, known))
@@ -170,7 +170,9 @@ def run(url: str, *, reads: int, processes: int, early: bool = False, seed: int 
     """Runs the processes, and returns their counts together. ``url``: an empty Redis, without a database."""
     asyncio.run(_set_up(url))
     known, spawn = Known(), multiprocessing.get_context("spawn")
-    orders = [Order(number, processes, reads // processes, url, known.name, early, seed) for number in range(processes)]
+    orders = [
+        TagsOrder(number, processes, reads // processes, url, known.name, early, seed) for number in range(processes)
+    ]
     try:
         with ProcessPoolExecutor(processes, spawn) as executor:
             return _together([*executor.map(_process, orders)])

@@ -35,7 +35,7 @@ Work = Callable[[Manager], Awaitable[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class ClusterCase:
     """Something to measure, and its budgets."""
 
     name: str
@@ -47,14 +47,14 @@ class Case:
 
 
 CASES: Final = [
-    Case("a hit by pk", lambda manager: manager.get(id=HUNDRED[0]).resolve(), 1.3, 1),
-    Case("a hit by slug", lambda manager: manager.get(slug=data.slug(HUNDRED[0])).resolve(), None, 2),
-    Case("100 by pk, gathered", lambda m: asyncio.gather(*[m.get(id=pk) for pk in HUNDRED]), 1.5),
-    Case("100 by pk, get_many", lambda manager: manager.get_many(HUNDRED).resolve(), 1.5),
-    Case("100 by pk, a batch", lambda m: BatchCacheQuery({pk: m.get(id=pk) for pk in HUNDRED}).get(), 1.5),
-    Case("100 by slug, gathered", lambda m: asyncio.gather(*[m.get(slug=data.slug(pk)) for pk in HUNDRED])),
-    Case("100 by slug, get_many", lambda m: m.get_many([data.slug(pk) for pk in HUNDRED], "slug").resolve()),
-    Case("10 lists of 50, get_many", lambda manager: manager.get_many(OWNERS, "owner").resolve()),
+    ClusterCase("a hit by pk", lambda manager: manager.get(id=HUNDRED[0]).resolve(), 1.3, 1),
+    ClusterCase("a hit by slug", lambda manager: manager.get(slug=data.slug(HUNDRED[0])).resolve(), None, 2),
+    ClusterCase("100 by pk, gathered", lambda m: asyncio.gather(*[m.get(id=pk) for pk in HUNDRED]), 1.5),
+    ClusterCase("100 by pk, get_many", lambda manager: manager.get_many(HUNDRED).resolve(), 1.5),
+    ClusterCase("100 by pk, a batch", lambda m: BatchCacheQuery({pk: m.get(id=pk) for pk in HUNDRED}).get(), 1.5),
+    ClusterCase("100 by slug, gathered", lambda m: asyncio.gather(*[m.get(slug=data.slug(pk)) for pk in HUNDRED])),
+    ClusterCase("100 by slug, get_many", lambda m: m.get_many([data.slug(pk) for pk in HUNDRED], "slug").resolve()),
+    ClusterCase("10 lists of 50, get_many", lambda manager: manager.get_many(OWNERS, "owner").resolve()),
 ]
 
 
@@ -67,7 +67,7 @@ class Samples:
 
 
 @dataclass(slots=True)
-class Side:
+class ClusterSide:
     """A cache and its servers."""
 
     servers: Sequence[RedisServer]
@@ -96,7 +96,7 @@ class Side:
         return found
 
 
-async def requests(side: Side, work: Work) -> tuple[int, int]:
+async def requests(side: ClusterSide, work: Work) -> tuple[int, int]:
     """Returns the number of requests of one run, and of the commands in them."""
     before, commands = side.reads(), side.commands()
     again = side.reads()
@@ -108,7 +108,7 @@ async def requests(side: Side, work: Work) -> tuple[int, int]:
     return found, sum(after) - sum(commands)
 
 
-async def measure(sides: Sequence[Side], case: Case, rounds: int, seconds: float) -> list[Samples]:
+async def measure(sides: Sequence[ClusterSide], case: ClusterCase, rounds: int, seconds: float) -> list[Samples]:
     """Measures a case on each side in turn."""
     work = case.work
     for side in sides:
@@ -144,7 +144,7 @@ async def run(servers: Sequence[Sequence[RedisServer]], urls: Sequence[str], opt
             backend = RedisBackend(url, socket_timeout=10)
             cache = await stack.enter_async_context(ModelCache(backend))
             stack.push_async_callback(backend.close)
-            sides.append(Side(each, cache.manager(Product)))
+            sides.append(ClusterSide(each, cache.manager(Product)))
         gc.collect()
         gc.freeze()  # so that a collection is cheap
         for case in CASES:

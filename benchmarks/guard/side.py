@@ -94,7 +94,7 @@ def cached_titles() -> Any:
 
 
 @dataclass(frozen=True)
-class Case:
+class GuardCase:
     """One operation to measure."""
 
     run: Callable[[], Awaitable[Any]]
@@ -162,23 +162,23 @@ async def _save() -> Any:
 
 
 CASES: Final = {
-    "hit in local_cache()": Case(_local, _pk, 101, REPEATED),
-    "hit by pk": Case(_one_by_pk, _pk, 101),
-    "hit by slug": Case(_one_by_slug, _pk, 101),
-    "gather of 100 hits": Case(_gather, _pks, HUNDRED, 100),
-    "batch of 100 hits": Case(_batch, _pks, HUNDRED, 100),
-    "get_many of 100 hits": Case(_many, _pks, HUNDRED, 100),
-    "list of 50": Case(_list, _pks, list(range(1, 51))),
-    "query of 50 rows": Case(_query, _pks, list(range(1, 51))),
-    "cached function": Case(_titles, len, 50),
-    "miss by pk": Case(lambda: _one_by_pk(301), _pk, 301, misses=True),
-    "miss by slug": Case(lambda: _one_by_slug(302), _pk, 302, misses=True),
-    "100 misses, get_many": Case(lambda: _many(ABSENT), _pks, ABSENT, 100, misses=True),
-    "save": Case(_save, _pk, 201),
+    "hit in local_cache()": GuardCase(_local, _pk, 101, REPEATED),
+    "hit by pk": GuardCase(_one_by_pk, _pk, 101),
+    "hit by slug": GuardCase(_one_by_slug, _pk, 101),
+    "gather of 100 hits": GuardCase(_gather, _pks, HUNDRED, 100),
+    "batch of 100 hits": GuardCase(_batch, _pks, HUNDRED, 100),
+    "get_many of 100 hits": GuardCase(_many, _pks, HUNDRED, 100),
+    "list of 50": GuardCase(_list, _pks, list(range(1, 51))),
+    "query of 50 rows": GuardCase(_query, _pks, list(range(1, 51))),
+    "cached function": GuardCase(_titles, len, 50),
+    "miss by pk": GuardCase(lambda: _one_by_pk(301), _pk, 301, misses=True),
+    "miss by slug": GuardCase(lambda: _one_by_slug(302), _pk, 302, misses=True),
+    "100 misses, get_many": GuardCase(lambda: _many(ABSENT), _pks, ABSENT, 100, misses=True),
+    "save": GuardCase(_save, _pk, 201),
 }
 
 
-class Side:
+class GuardSide:
     """The cases on an open cache."""
 
     def __init__(self, store: "redis.Redis") -> None:
@@ -191,7 +191,7 @@ class Side:
         await Product.cache.get(id=1_000)  # stores what all lookups of the model share
         return {name: case.count for name, case in CASES.items() if await self._can(name, case)}
 
-    async def _can(self, name: str, case: Case) -> bool:
+    async def _can(self, name: str, case: GuardCase) -> bool:
         before = set(await self._store.keys())
         try:
             answer = await case.run()
@@ -203,7 +203,7 @@ class Side:
         assert case.answer(await case.run()) == case.expected, name
         return True
 
-    async def _prepare(self, name: str, case: Case) -> None:
+    async def _prepare(self, name: str, case: GuardCase) -> None:
         if case.misses:
             await self._store.delete(*self._stored[name])
             await asyncio.sleep(0)
@@ -253,7 +253,7 @@ async def main(redis_url: str, database_url: str) -> None:
         await Owner.bulk_create([Owner(id=number, name=f"Owner {number}") for number in range(1, OWNERS + 1)])
         await Product.bulk_create([product(pk) for pk in range(1, OWNERS * LIST + 1)], batch_size=200)
         store = redis.Redis.from_url(redis_url)
-        side = Side(store)
+        side = GuardSide(store)
         print(json.dumps(await side.rehearse()), flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):
             name, repeats = json.loads(line)

@@ -20,7 +20,7 @@ SAMPLE: Final = 0.03
 """Seconds of one sample, about."""
 
 
-class Sample(NamedTuple):
+class OperationSample(NamedTuple):
     """Seconds, and seconds of CPU time, of one operation."""
 
     seconds: float
@@ -74,24 +74,24 @@ def check(subject: Subject) -> None:
             time.sleep(0.001)
 
 
-def sampled(run: Callable[[int], None], times: int) -> Sample:
+def sampled(run: Callable[[int], None], times: int) -> OperationSample:
     gc.collect()
     began, worked = time.perf_counter(), time.process_time()
     run(times)
-    return Sample((time.perf_counter() - began) / times, (time.process_time() - worked) / times)
+    return OperationSample((time.perf_counter() - began) / times, (time.process_time() - worked) / times)
 
 
 def measure(subject: Subject, rounds: int) -> None:
     """Checks, measures, and prints the samples: case -> pairs of a cached and a bare one."""
     check(subject)
-    found: dict[str, list[tuple[Sample, Sample]]] = {}
+    found: dict[str, list[tuple[OperationSample, OperationSample]]] = {}
     for number in range(rounds + 1):  # the first one warms up
         for case in CASES:
 
             def run(times: int, cached: bool, case: str = case) -> None:
                 subject.repeat(case, times, cached=cached)
 
-            pair: dict[bool, Sample] = {}
+            pair: dict[bool, OperationSample] = {}
             for cached in random.Random(f"{number} {case}").sample([True, False], 2):
                 took = sampled(lambda times, cached=cached: run(times, cached), 2)
                 times = max(1, min(500, round(SAMPLE / took.seconds)))

@@ -13,7 +13,7 @@ from benchmarks.places import MODELS
 from tests.support.databases import DatabaseUrl, tortoise_on
 
 
-class Own:
+class OwnOrm:
     name = "Tortoise, aiomodelcache"
 
     def __init__(self, redis_url: str, database_url: str) -> None:
@@ -73,6 +73,6 @@ class Own:
 
 
 if __name__ == "__main__":
-    own = Own(*sys.argv[1:3])
+    own = OwnOrm(*sys.argv[1:3])
     measure(own, int(sys.argv[3]))
     own.close()

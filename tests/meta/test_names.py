@@ -1,18 +1,21 @@
-"""The names of the package: one name, one thing."""
+"""The names of the package, and of the classes of what measures and tests it: one name, one thing."""
 
 import ast
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 import aiomodelcache
 
 PACKAGE = Path(aiomodelcache.__file__).parent
+ROOT = Path(__file__).parents[2]
 
 SHARED = {
     "Fill",  # public twice: a request to a store, for its authors, and an event, for observers
 }
-"""Names that two classes have."""
+"""Names that two classes of the package have."""
 TWINS = {
     "register_model_cache",  # public: the same for every web framework
     "not_found",  # the handler that it registers there
@@ -49,12 +52,12 @@ def functions_and_constants_in(source: str) -> set[str]:
     return {name for name in found - types_in(source) if not name.startswith("_")}
 
 
-def shared(names_in: Callable[[str], set[str]]) -> dict[str, list[str]]:
+def shared(names_in: Callable[[str], set[str]], folder: Path = PACKAGE) -> dict[str, list[str]]:
     """Returns the modules of each name that several modules define."""
     modules: dict[str, list[str]] = defaultdict(list)
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for path in sorted(folder.rglob("*.py")):
         for name in names_in(path.read_text("utf-8")):
-            modules[name].append(path.relative_to(PACKAGE).as_posix())
+            modules[name].append(path.relative_to(folder).as_posix())
     return {name: found for name, found in modules.items() if len(found) > 1}
 
 
@@ -71,6 +74,17 @@ def test_no_two_classes_or_named_types_share_a_name() -> None:
 def test_no_two_functions_or_constants_share_a_name() -> None:
     found = shared(functions_and_constants_in)
     assert found.keys() == TWINS, {name: found.get(name) for name in found.keys() ^ TWINS}
+
+
+@pytest.mark.parametrize("folder", ["soak", "benchmarks", "tests/support"])
+def test_no_two_classes_of_tools_share_a_name(folder: str) -> None:
+    found = shared(types_in, ROOT / folder)
+    assert {name: at for name, at in found.items() if not any(is_of_models(each) for each in at)} == {}
+
+
+def is_of_models(module: str) -> bool:
+    """Returns True if the classes of a module are named as their tables are."""
+    return {"models", "models.py"} & {*Path(module).parts} != set()
 
 
 def test_names_are_found() -> None:
