@@ -9,17 +9,15 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, TypeVar
 
-from tortoise.backends.base.client import BaseDBAsyncClient
-
 from aiomodelcache.backends.breaker import GuardedBackend
 from aiomodelcache.config import CacheConfig
 from aiomodelcache.engine.admission import Admissions
 from aiomodelcache.engine.background import BackgroundPlans
 from aiomodelcache.engine.batch_read import EntriesByKey, ReadBatcher, Unread
 from aiomodelcache.engine.computations import Computations
+from aiomodelcache.engine.direct import DirectRuns
 from aiomodelcache.engine.hits import HitPath
 from aiomodelcache.engine.leases import Leases
-from aiomodelcache.engine.loader import ComputedValue
 from aiomodelcache.engine.observing import (
     note_bypass,
     note_fills,
@@ -85,6 +83,7 @@ class Reader:
         )
         self.overloads = self._statements.overloads
         self._computations = Computations(guarded, tasks, bypass, self._advance, self.check_context)
+        self.direct = DirectRuns(self._statements, self._computations, self._near)
         tasks.on_failure = self.fail
 
     @property
@@ -160,40 +159,6 @@ class Reader:
             observe_refresh(self._guarded.observers, run, name)
         self._running.add(run)
         self._advance(run, None)
-
-    async def run_directly(self, plan: Plan[T], client: BaseDBAsyncClient, operation: Lookup | None = None) -> T:
-        """Runs a plan on the database alone, in the caller's own transaction. Fills nothing."""
-        operations = () if operation is None else (operation,)
-        answer: Any = None
-        try:
-            while True:
-                request = plan.send(answer)
-                if isinstance(request, Load):
-                    try:
-                        answer = await self._statements.select(
-                            request.entry_set, request.wanted, client, operations, only_pks=request.only_pks
-                        )
-                        if request.entry_set.rows.near:
-                            self._see()
-                    except Exception as error:
-                        answer = answer_without_store(plan.throw(error))
-                elif isinstance(request, ComputeValue):
-                    try:
-                        computation = self._computations.observed(request.compute(client), operations)
-                        answer = ComputedValue(await computation)
-                        if self._near.covers(request.key):
-                            self._see()
-                    except Exception as error:
-                        answer = answer_without_store(plan.throw(error))
-                else:
-                    answer = answer_without_store(request)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-
-    def _see(self) -> None:
-        """Lets no near entry answer that may be older than what the database has just answered."""
-        self._near.require(self._near.catch_up())
 
     def _advance(self, run: RunningPlan, answer: Any, failure: Exception | None = None) -> None:
         """Sends a plan its answer, or throws the failure into it, and queues the request that it yields next."""

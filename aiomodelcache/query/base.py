@@ -71,7 +71,7 @@ class CacheQuery(Generic[T]):
                 note_unrecorded(tracker, client, bypassed=bypassed)
                 tracker = None
         if client is not None:
-            return cache.reader.run_directly(self.plan(cache, None), client, self.lookup_event).__await__()
+            return cache.reader.direct.run(self.plan(cache, None), client, self.lookup_event).__await__()
         if blocks and not bypassed and (restricted := self.restricted(cache)) is not self:
             return restricted.__await__()
         if tracker is not None:

@@ -154,7 +154,7 @@ class _Outcomes:
                     if only_cache:
                         raise NotCached
                     plan = query.plan(cache, None)
-                    self.resolve(name, await cache.reader.run_directly(plan, client, query.lookup_event), None)
+                    self.resolve(name, await cache.reader.direct.run(plan, client, query.lookup_event), None)
                 except Exception as error:
                     self.resolve(name, None, error)
             await self._finished

@@ -47,9 +47,9 @@ ORDER = {
     "query": "prefetch foreign_keys many_to_many querysets verification explain dependencies bulk lookups computed "
     "lists parts cursors batch snapshots attributes base recording",
     "open_cache": "",
-    "engine": "publishing shape_sharing derivation reader writer statements overload admission load_limit computations "
-    "leases lease_extensions witness hits background sampling batch_read batching patience observing loader in_context "
-    "run undelivered intent saves relayed own_loop tasks begun",
+    "engine": "publishing shape_sharing derivation reader direct writer statements overload admission load_limit "
+    "computations leases lease_extensions witness hits background sampling batch_read batching patience observing "
+    "loader in_context run undelivered intent saves relayed own_loop tasks begun",
     "plans": "paths lists results computing last_good absent indexes late_leases rows refresh tracking steps requests",
     "entries": "key_values queries by_value derived copies instances cascades versions tables model groups "
     "many_to_many indexes results predictions partitioned rows shapes raised base decoded resilience policy",
