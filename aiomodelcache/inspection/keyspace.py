@@ -3,7 +3,6 @@
 A key holds the values that it was looked up by. ``KeyMap.shown`` replaces them by their types.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -130,8 +129,3 @@ def _label(name: str, index: IndexEntries) -> str:
     order = f" by {', '.join(index.order_by)}" if index.order_by and not index.unique else ""
     limit = f", first {index.limit}" if index.limit is not None else ""
     return f"{name} ({', '.join(index.fields)}){order}{limit}"
-
-
-def owners_of(places: Iterable[Place]) -> list[str]:
-    """Returns the declarations that places belong to, each once."""
-    return list(dict.fromkeys(place.owner for place in places))
