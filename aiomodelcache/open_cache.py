@@ -11,7 +11,7 @@ import threading
 from asyncio import get_running_loop
 from collections.abc import Callable
 from functools import cache as once
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -221,6 +221,15 @@ class OpenCache(msgspec.Struct, eq=False, kw_only=True):
         owned = entries.owned if entries is not None else []
         lists = [through for through in owned if through.relation.name == name and through.limit is None]
         return next((through for through in lists if through.order_by == through.schema.ordering), None)
+
+
+class HasOpenCache(Protocol):
+    """A ``ModelCache``, as modules below ``client`` know it."""
+
+    @property
+    def open_cache(self) -> OpenCache:
+        """The open cache. Raises ``CacheNotOpen``."""
+        ...
 
 
 open_caches: list[OpenCache] = []

@@ -15,7 +15,7 @@ two claims, drains are steps 3 to 5 alone.
 
 from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 import anyio
 
@@ -25,7 +25,7 @@ from aiomodelcache.engine.publishing import in_background
 from aiomodelcache.exceptions import BackendError, CacheConfigurationError, CacheError, RelayError
 from aiomodelcache.observe.relay_status import RelayStatus
 from aiomodelcache.observe.stats import logger
-from aiomodelcache.open_cache import OpenCache
+from aiomodelcache.open_cache import HasOpenCache, OpenCache
 from aiomodelcache.orm.connections import named_client
 from aiomodelcache.relay.captured import CapturedTable, captured_tables
 from aiomodelcache.relay.election import Election
@@ -33,9 +33,6 @@ from aiomodelcache.relay.invalidation import Invalidator
 from aiomodelcache.relay.liveness import liveness_keys
 from aiomodelcache.relay.ownership import Ownership, name_digest
 from aiomodelcache.relay.source import Source, source_of
-
-if TYPE_CHECKING:
-    from aiomodelcache.client import ModelCache
 
 LINES_PER_DRAIN: Final = 1_000
 """Maximum number of lines of one drain. Beyond it, the next drain follows at once, and nothing is claimed before it."""
@@ -71,7 +68,7 @@ class Relay:
     Raises ``CacheConfigurationError`` if no model has ``relay = True``.
     """
 
-    def __init__(self, cache: "ModelCache | OpenCache") -> None:
+    def __init__(self, cache: HasOpenCache | OpenCache) -> None:
         opened = cache if isinstance(cache, OpenCache) else cache.open_cache
         tables = captured_tables(opened)
         if not tables:
