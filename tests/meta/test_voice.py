@@ -33,6 +33,18 @@ QUESTION_WORDS = {"How", "Of", "That", "What", "When", "Where", "Whether", "Whic
 IMPERATIVES = {"Create", "Get", "Give", "Make", "Return", "Set"}
 """Imperatives that are refused in any case. Others are refused if a docstring begins with their third person."""
 
+MAX_WORDS = 25
+"""Maximum number of words of a sentence of a document. A longer one has more than one idea."""
+LONG_SENTENCES = {
+    "CHANGELOG.md": 60,
+    "README.md": 1,  # the list of tasks
+    "SECURITY.md": 3,
+    "docs/guide/outside-writes.md": 2,
+    "docs/index.md": 1,  # a measured sentence
+    "docs/performance.md": 30,
+}
+"""Maximum numbers of longer sentences, by document. Lower a number when you cut one."""
+
 Definition = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -133,6 +145,21 @@ def without_code(document: str) -> str:
     return re.sub(r"(?<!`)(`+)(?!`).+?(?<!`)\1(?!`)", line_ends, blocks_removed, flags=re.DOTALL)
 
 
+def sentences(document: str) -> Iterator[str]:
+    """Yields the sentences of a document's paragraphs and lists. Code is one word, and a link is its text."""
+    text = re.sub(r"^( *)(`{3,}).*?^\1\2 *$", "", document, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"\A---\n.*?^---$", "", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^ *([|#<]|:::).*$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"`+[^`]+`+", "`code`", text)
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    for paragraph in re.split(r"\n\s*\n|^ *(?:[-*]|\d+\.) ", text, flags=re.MULTILINE):
+        yield from re.split(r"(?<=[.!?])[)\"*]*\s+(?=[A-Z0-9`*(\"\[])", " ".join(paragraph.split()))
+
+
+def words_in(sentence: str) -> int:
+    return sum(re.search(r"\w", word) is not None for word in sentence.split())
+
+
 def unwanted_words(text: str, line: int = 1) -> Iterator[tuple[int, str]]:
     """Yields the unwanted words of a text, each with its line. The text begins at ``line``."""
     for match in UNWANTED.finditer(text):
@@ -178,6 +205,14 @@ def test_documents_have_no_unwanted_words() -> None:
     assert [
         f"{name}:{line}: {word!r}" for name, text in documents for line, word in unwanted_words(without_code(text))
     ] == []
+
+
+def test_documents_have_short_sentences() -> None:
+    found = {
+        name: [sentence for sentence in sentences(text) if words_in(sentence) > MAX_WORDS]
+        for name, text in files(DOCUMENTS, "*.md")
+    }
+    assert {name: long for name, long in found.items() if len(long) > LONG_SENTENCES.get(name, 0)} == {}
 
 
 # The checks ----------------------------------------------------------------------------------------------
@@ -285,3 +320,30 @@ def test_unwanted_words_are_found_in_comments_strings_and_documents(word: str) -
 
 def test_parts_of_words_are_not_found() -> None:
     assert list(unwanted_words("somebody_else lookups whatever is vain, what isolates")) == []
+
+
+def test_sentences_end_with_their_paragraphs_and_code_is_one_word() -> None:
+    document = """---
+title: It is no sentence
+---
+
+# A heading
+
+It has `two words of code` and [a *link*](address of it). "Its end." Then
+it goes on: one line.
+
+- An item
+- Another item. Its second sentence
+
+| a | table |
+
+```python
+no = sentence
+```
+"""
+    found = [sentence for sentence in sentences(document) if sentence]
+    assert found == [
+        "It has `code` and a *link*.", '"Its end.', "Then it goes on: one line.",
+        "An item", "Another item.", "Its second sentence",
+    ]  # fmt: skip
+    assert [words_in(sentence) for sentence in found] == [6, 2, 6, 2, 2, 3]
