@@ -3,6 +3,9 @@
 ``aiomodelcache.testing.conformance`` is the suite that every backend passes. It needs pytest and pytest-asyncio
 (``pip install "aiomodelcache[testing]"``); the other modules work with any test runner. The library itself does not
 import this package.
+
+Top to bottom: ``isolation``, ``asserting``, ``counting``, ``claims``, ``late_fills``, ``write_through``,
+``conformance``, ``transactions``.
 """
 
 from aiomodelcache.testing.asserting import assert_ops

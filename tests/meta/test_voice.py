@@ -151,7 +151,7 @@ def sentences(document: str) -> Iterator[str]:
     text = re.sub(r"\A---\n.*?^---$", "", text, flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"^ *([|#<]|:::).*$", "", text, flags=re.MULTILINE)
     text = re.sub(r"`+[^`]+`+", "`code`", text)
-    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    text = re.sub(r"(\[[^\]]*\])\([^)]*\)", r"\1", text)
     for paragraph in re.split(r"\n\s*\n|^ *(?:[-*]|\d+\.) ", text, flags=re.MULTILINE):
         yield from re.split(r"(?<=[.!?])[)\"*]*\s+(?=[A-Z0-9`*(\"\[])", " ".join(paragraph.split()))
 
@@ -343,7 +343,7 @@ no = sentence
 """
     found = [sentence for sentence in sentences(document) if sentence]
     assert found == [
-        "It has `code` and a *link*.", '"Its end.', "Then it goes on: one line.",
+        "It has `code` and [a *link*].", '"Its end.', "Then it goes on: one line.",
         "An item", "Another item.", "Its second sentence",
     ]  # fmt: skip
     assert [words_in(sentence) for sentence in found] == [6, 2, 6, 2, 2, 3]
