@@ -190,7 +190,7 @@ class Ops:
 
     def __init__(self, backend: CountingBackend | None) -> None:
         self.statements: list[str] = []
-        """SQL statements of all tasks. Excludes connecting, BEGIN, COMMIT and the like."""
+        """SQL statements of all tasks, without those of a relay. Excludes connecting, BEGIN, COMMIT and the like."""
         self.transactions = 0
         """Number of transactions begun. Savepoints are not counted."""
         self._backend = backend
@@ -223,7 +223,7 @@ Counted = ModelCache | CountingBackend
 
 @contextmanager
 def count_ops(cache: Counted | None = None) -> Generator[Ops, None, None]:
-    """Counts the operations that the block sends, including those of other tasks meanwhile.
+    """Counts the operations that the block sends, and those of other tasks meanwhile, without a relay's.
 
     Counts may be nested, and counts of several tasks may overlap in any way.
 
@@ -305,7 +305,7 @@ class _Statements(logging.Filter):
         self._level = level
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno == logging.DEBUG:
+        if record.levelno == logging.DEBUG and not in_background.get():
             sent: list[str] = []
             if record.msg == "%s: %s" and isinstance(record.args, tuple):
                 sent = [str(record.args[0])]
@@ -335,7 +335,7 @@ def _statements() -> Generator[None, None, None]:
 def _transactions() -> Generator[None, None, None]:
     def counting(enter: Any) -> Any:
         async def counted(context: Any) -> Any:
-            for ops in _active:
+            for ops in [] if in_background.get() else _active:
                 ops.transactions += 1
             return await enter(context)
 

@@ -45,6 +45,7 @@ from tests.relay.test_relay import (
     test_rows_stay_marked_while_replicas_may_lag,
     test_the_newer_of_two_releases_drains_as_long_as_it_has_a_relay,
     test_two_caches_never_lose_lines_to_each_other,
+    test_what_a_relay_of_its_own_sends_is_not_counted,
     test_writes_that_were_not_captured_clear_the_models_whatever_the_catalogue_is,
     until,
 )
@@ -69,6 +70,7 @@ def capture(stream_capture: StreamCapture) -> StreamCapture:
 def every_drain_claims(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets each drain find out whether something is left out. Others return what has arrived by chance."""
     monkeypatch.setattr("aiomodelcache.relay.relay.CLAIMS_PER_LAG", 1e9)
+    monkeypatch.setattr("aiomodelcache.relay.stream.lines.HASTE", PATIENCE)
 
 
 # The slot ----------------------------------------------------------------------------------------------------
