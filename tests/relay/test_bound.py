@@ -406,11 +406,12 @@ async def test_no_answer_is_older_than_the_bound_when_the_relay_has_ended(
         await create_rows()
         relay, watch = Relay(cache), cache._views.relays
         assert watch is not None
-        await relay.drain()
-        await watch.ask()
+        lives = asyncio.create_task(relay.run())  # for as long as the lookups take
+        await until(lambda: not watch.relayed.lost_connections())
         kinds = [by_pk, by_slug, by_query, names_of_team]
         before = [await answered_by_cache(look_up) for look_up in kinds]
-        await relay.drain()
+        relay.stop()
+        await lives
         await watch.ask()
         await database.execute_query("UPDATE author SET name = 'new'")
         committed, kept, late = monotonic(), 0, set(kinds)
