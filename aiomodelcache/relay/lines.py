@@ -12,6 +12,8 @@ POLL_INTERVAL: Final = 0.05
 """Seconds between two looks at a change table whose database does not notify."""
 CHECK_INTERVAL: Final = 0.5
 """The longest wait in seconds of such a database, so that the catalogue is compared again."""
+ALWAYS: Final = "1 = 1"
+"""The condition that holds for any deletion, such as of lines that another line stands for."""
 MAX_READ_ROWS: Final = 50_000
 """Maximum number of rows that one read returns. Beyond it, further lines name their whole tables."""
 
@@ -74,7 +76,7 @@ class PolledLines:
         statement = f"SELECT {columns}, {self._age} AS age FROM {CHANGES} ORDER BY id LIMIT {limit}"
         return await select(self._client, statement)
 
-    async def delete(self, ids: Sequence[int], condition: str) -> None:
+    async def delete(self, ids: Sequence[int], condition: str = ALWAYS) -> None:
         """Deletes lines, in one short transaction."""
         await delete_lines(self._client, ids, condition)
 

@@ -46,7 +46,7 @@ _ENCODED: Final = re.compile("[^0-9A-Za-z_]")
 class MySQLLines(PolledLines):
     """The change table of a MariaDB or MySQL database."""
 
-    position = -1
+    position: tuple[int, str] | None = None
 
     def __init__(self, client: BaseDBAsyncClient, tables: Sequence[CapturedTable]) -> None:
         super().__init__(client, "TIMESTAMPDIFF(MICROSECOND, written, CURRENT_TIMESTAMP(3)) / 1000000")

@@ -18,7 +18,7 @@ from tortoise.exceptions import BaseORMException
 
 from aiomodelcache.exceptions import RelayError
 from aiomodelcache.relay.captured import CapturedTable
-from aiomodelcache.relay.lines import MAX_READ_ROWS, Line, Pairs, delete_lines, paired, poll
+from aiomodelcache.relay.lines import ALWAYS, MAX_READ_ROWS, Line, Pairs, delete_lines, paired, poll
 from aiomodelcache.relay.triggers.definitions import CHANGES, COVERAGE, NAME_PREFIX, CatalogueRows, literal, select
 from aiomodelcache.relay.triggers.postgres import CHANNEL, MAX_COLUMNS, relation_name
 
@@ -79,7 +79,7 @@ _TYPES: Final = """
 class PostgresLines:
     """The change table of a PostgreSQL database."""
 
-    position = -1
+    position: tuple[int, str] | None = None
 
     def __init__(self, client: BaseDBAsyncClient, tables: Sequence[CapturedTable]) -> None:
         self._client: Any = client
@@ -137,7 +137,7 @@ class PostgresLines:
             for each, row in zip(ids, rows, strict=True)
         ]
 
-    async def delete(self, ids: Sequence[int], condition: str) -> None:
+    async def delete(self, ids: Sequence[int], condition: str = ALWAYS) -> None:
         """Deletes lines. The watermark moves on when none of those that were last read is left."""
         known = [each for each in ids if each in self._xids]
         if known:

@@ -152,8 +152,7 @@ class Drain:
         self._due: _Claim | None = None
         self._checked: bytes | None = None
         """The digest of what the catalogue was when the last claim was made. None before the first one."""
-        self._position = -1
-        """The position of the source when the catalogue was last checked."""
+        self._position: tuple[int, str] | None = None  # of the source, at the last check or deletion
         self._claim_at = 0.0
         """When the next claim is due, by the monotonic clock."""
         self._backlog = 0
@@ -278,6 +277,7 @@ class Drain:
             self.status.waiting_since = time() - source.oldest
             await self._invalidator.invalidate(changes)
             await source.delete([change.id for change in changes])
+            self._position = source.position
         self.status.drains += 1
         self.status.lines += len(changes)
         self.status.cleared += whole and bool(changes)
@@ -306,9 +306,9 @@ class Drain:
                 while checked != former:  # two relays may take over at once
                     await self._ownership.require(source)
                     checked, former = name_digest(repr(await source.check()).encode()).encode(), checked
-            if source.position < self._position:
+            position, self._position = self._position, source.position
+            if position and source.position and (source.position < position or source.position[1] != position[1]):
                 self._checked = _UNCAPTURED  # an older copy of the database
-            self._position = source.position
             return checked
         except RelayError:
             self._checked = _UNCAPTURED  # whatever the catalogue is next time
@@ -323,7 +323,7 @@ class Drain:
         if checked == self._checked:
             return
         key = self.liveness_key + b":" + checked
-        if self._checked is not None or self._position >= 0 or not (await self._remaining(key)):
+        if self._checked is not None or self._position is not None or not (await self._remaining(key)):
             await self._invalidator.invalidate_all(self.source.tables)
             self.status.cleared += 1
         await self._claim(key, t0 + CHECKED_TTL)

@@ -15,7 +15,7 @@ from tortoise.exceptions import OperationalError
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.orm.meta import RowValues, column_attribute, value_converters
 from aiomodelcache.relay.captured import CapturedTable, further_tables
-from aiomodelcache.relay.lines import DriverValues, Line, Pairs
+from aiomodelcache.relay.lines import ALWAYS, DriverValues, Line, Pairs
 from aiomodelcache.relay.mysql_lines import MySQLLines
 from aiomodelcache.relay.postgres_lines import PostgresLines
 from aiomodelcache.relay.sqlite_lines import SQLiteLines
@@ -49,9 +49,11 @@ class Change(NamedTuple):
 class Lines(Protocol):
     """The change table of one database, or the like of it, as drivers return it."""
 
-    position: int
-    """A number that lines make greater, as ``guard`` has found it, so a smaller one is that of an older copy of the
-    database. -1 if ``guard`` tells copies apart.
+    position: tuple[int, str] | None
+    """The number of lines so far, as ``guard`` has found it, and a mark that a ``delete`` with a condition replaces.
+
+    An older copy of the database has a smaller number or another mark. None if ``guard`` tells copies apart, and before
+    it is called.
     """
 
     async def guard(self) -> Hashable:
@@ -66,7 +68,7 @@ class Lines(Protocol):
         """Returns up to ``limit`` lines. With ``whole``, without rows, so that each names its whole table."""
         ...
 
-    async def delete(self, ids: Sequence[int], condition: str) -> None:
+    async def delete(self, ids: Sequence[int], condition: str = ALWAYS) -> None:
         """Deletes lines if the condition holds, which is SQL."""
         ...
 
@@ -163,24 +165,28 @@ class Source:
         return _Table(CapturedTable(self._client.connection_name, None, name, "", (), ()))
 
     async def delete(self, ids: Sequence[int]) -> None:
-        """Deletes the lines of changes that have been dealt with, unless ``owner`` is not the owner any more.
+        """Deletes the lines of changes that have been dealt with.
 
-        A relay that hung may wake up when lines are drained for another cache. That cache needs them.
+        Deletes none if ``owner`` is not the owner any more: a relay that hung may wake up when lines are drained for
+        another cache, which needs them. Nor if the database is an older copy by now, which ``check`` has to notice.
         """
         if ids:
             await self._lines.delete(ids, self._held)
 
     @property
-    def position(self) -> int:
+    def position(self) -> tuple[int, str] | None:
         """See ``Lines``."""
         return self._lines.position
 
     @property
     def _held(self) -> str:
-        """The condition that ``owner`` is still the owner, as SQL."""
-        if self.owner is None:
-            return "1 = 1"
-        return f"EXISTS (SELECT 1 FROM {self._dialect.coverage} WHERE owner = {literal(self.owner)})"
+        """The condition that ``owner`` is still the owner, and the database no older copy, as SQL."""
+        conditions = [] if self.owner is None else [f"owner = {literal(self.owner)}"]
+        if self.position is not None:
+            conditions.append(f"drained = {literal(self.position[1])}")
+        if not conditions:
+            return ALWAYS
+        return f"EXISTS (SELECT 1 FROM {self._dialect.coverage} WHERE {' AND '.join(conditions)})"
 
     async def find_owner(self) -> str | None:
         """Returns the cache that lines are drained for, or None if there is none yet. Remembers it as ``owner``."""
@@ -255,7 +261,7 @@ class TriggerSource(Source):
                 return trimmed
             values = ", ".join(f"({literal(source)}{op})" for source in sources)
             await client.execute_query(f"INSERT INTO {CHANGES} ({columns}) VALUES {values}")
-            await self._lines.delete([line.id for line in lines], "1 = 1")
+            await self._lines.delete([line.id for line in lines])
             trimmed += len(lines)
             if len(lines) < TRIMMED_AT_ONCE:
                 return trimmed

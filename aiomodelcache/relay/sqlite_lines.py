@@ -7,8 +7,10 @@ from typing import Any
 
 from tortoise.backends.base.client import BaseDBAsyncClient
 
+from aiomodelcache.encoding.layout import new_token
+from aiomodelcache.orm.transactions import transaction
 from aiomodelcache.relay.captured import CapturedTable
-from aiomodelcache.relay.lines import Line, Pairs, PolledLines
+from aiomodelcache.relay.lines import ALWAYS, Line, Pairs, PolledLines, delete_lines
 from aiomodelcache.relay.triggers.definitions import CHANGES, COVERAGE, select
 from aiomodelcache.relay.triggers.sqlite import new_columns, old_columns
 
@@ -19,17 +21,17 @@ class SQLiteLines(PolledLines):
     def __init__(self, client: BaseDBAsyncClient, tables: Sequence[CapturedTable]) -> None:
         super().__init__(client, "(julianday('now') - written) * 86400")
         self._tables = {table.name: table for table in tables}
-        self.position = 0
+        self.position: tuple[int, str] | None = None
 
     async def guard(self) -> Hashable:
         """Returns what identifies the file, its schema and the installed coverage.
 
-        A copy that is written into the same file has the same. It is known by its number of lines.
+        A copy that is written into the same file has the same. It is known by its ``position``.
         """
         [version] = await select(self._client, "PRAGMA schema_version")
         number = f"(SELECT total(seq) FROM sqlite_sequence WHERE name = '{CHANGES}')"
-        coverage = await select(self._client, f"SELECT captured, owner, {number} AS number FROM {COVERAGE}")
-        self.position = int(coverage[0]["number"]) if coverage else 0
+        coverage = await select(self._client, f"SELECT captured, owner, drained, {number} AS number FROM {COVERAGE}")
+        self.position = (int(coverage[0]["number"]), str(coverage[0]["drained"])) if coverage else None
         client: Any = self._client
         file: tuple[int, ...] = ()
         with suppress(OSError):  # a database in memory
@@ -48,6 +50,18 @@ class SQLiteLines(PolledLines):
             Line(int(row["id"]), str(row["source"]), None if whole else self._pairs(row), float(row["age"]))
             for row in rows
         ]
+
+    async def delete(self, ids: Sequence[int], condition: str = ALWAYS) -> None:
+        """Deletes lines in one short transaction. With a condition, replaces the mark if it holds."""
+        if condition == ALWAYS:
+            return await super().delete(ids)
+        mark = new_token().hex()
+        own: Any
+        async with transaction(self._client) as own:
+            await delete_lines(own, ids, condition)
+            held, _ = await own.execute_query(f"UPDATE {COVERAGE} SET drained = '{mark}' WHERE {condition}")
+        if held and self.position is not None:
+            self.position = self.position[0], mark
 
     def _pairs(self, row: Mapping[str, Any]) -> Pairs | None:
         table = self._tables.get(str(row["source"]))

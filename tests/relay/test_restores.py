@@ -238,11 +238,23 @@ async def test_a_database_is_restored_on_the_same_server(own_postgres: PostgresS
 
 
 @KEPT
+@pytest.mark.parametrize("drains", [False, True], ids=["checked first", "drained first"])
+@pytest.mark.parametrize("further", [0, 3], ids=["with fewer lines", "with more lines"])
 @pytest.mark.only_on("sqlite", because="it restores a file of SQLite")
 async def test_a_file_is_overwritten_by_an_older_copy(
-    database: BaseDBAsyncClient, db_url: DatabaseUrl, cache: ModelCache, drain: Drain, runs: bool, tmp_path: Path
+    database: BaseDBAsyncClient,
+    db_url: DatabaseUrl,
+    cache: ModelCache,
+    drain: Drain,
+    runs: bool,
+    further: int,
+    drains: bool,
+    tmp_path: Path,
 ) -> None:
-    """It keeps the number that the file system has for it, and the version of its schema."""
+    """It keeps the number that the file system has for it, and the version of its schema.
+
+    Programs may write more lines into it than were lost, before a relay looks at it. The relay may drain them before.
+    """
     await create_rows()
     while not await drain.drain():
         pass
@@ -254,6 +266,10 @@ async def test_a_file_is_overwritten_by_an_older_copy(
     await client.close()
     shutil.copyfile(tmp_path / "copy", client.filename)
     async with other_program(db_url) as run:
+        for number in range(further):
+            await run(f"UPDATE article SET views = {number} WHERE id = 4")
+        if drains:
+            assert await drain.drain()
         await assert_cleared(cache, drain, run, before, runs=runs)
 
 

@@ -17,7 +17,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from aiomodelcache.encoding.layout import new_token
 from aiomodelcache.exceptions import RelayError
 from aiomodelcache.relay.captured import CapturedTable
-from aiomodelcache.relay.lines import Line
+from aiomodelcache.relay.lines import ALWAYS, Line
 from aiomodelcache.relay.postgres_lines import CAPTURED, SHAPE
 from aiomodelcache.relay.stream.messages import (
     Begin,
@@ -78,7 +78,7 @@ _MARK: Final = f"""
 class StreamLines:
     """The changes of one PostgreSQL database, by logical decoding. ``limit``: the bytes that the slot may keep."""
 
-    position = -1
+    position: tuple[int, str] | None = None
 
     def __init__(self, client: BaseDBAsyncClient, tables: Sequence[CapturedTable], limit: int) -> None:
         self.fault: str | None = None
@@ -193,7 +193,7 @@ class StreamLines:
             await self._receive(stream, limit)
         return await self._rows.lines(dict(itertools.islice(self._held.items(), limit)), whole=whole)
 
-    async def delete(self, ids: Sequence[int], condition: str) -> None:
+    async def delete(self, ids: Sequence[int], condition: str = ALWAYS) -> None:
         """Deletes lines. The next ``mark`` confirms it, if the condition holds by then."""
         for number in ids:
             self._held.pop(number, None)

@@ -85,7 +85,7 @@ def _own_tables(width: int) -> list[Definition]:
     values = ", ".join([*old_columns(width), *new_columns(width)])
     written = "written DEFAULT (julianday('now'))"
     changes = f"CREATE TABLE {CHANGES} (id INTEGER PRIMARY KEY AUTOINCREMENT, source, op, {written}, {values})"
-    coverage = f"CREATE TABLE {COVERAGE} (captured, owner)"
+    coverage = f"CREATE TABLE {COVERAGE} (captured, owner, drained DEFAULT '')"
     return [
         Definition("table", "", name, md5_digest(create), (f"DROP TABLE IF EXISTS {name}", create))
         for name, create in ((CHANGES, changes), (COVERAGE, coverage))
