@@ -25,7 +25,7 @@ def commands() -> None:
 
     [tool.aiomodelcache] in pyproject.toml says which application: tortoise, url, namespace, imports, config.
 
-    Exit status: 0, 1 if faults were found, 2 for a wrong command or setting, 3 if a server does not answer.
+    Exit status: 0, 1 if faults were found, 2 for a wrong command, setting or right, 3 if a server does not answer.
     """
 
 

@@ -21,11 +21,12 @@ from aiomodelcache.config import Settings
 from aiomodelcache.exceptions import BackendError, CacheConfigurationError, CacheError
 from aiomodelcache.inspection.errors import CommandError
 from aiomodelcache.open_cache import OpenCache
+from aiomodelcache.relay.triggers.definitions import is_denied
 
 FOUND: Final = 1
 """Exit status of a command that found faults, such as wrong declarations or stale entries."""
 USAGE: Final = 2
-"""Exit status if the command, its target or its configuration is wrong."""
+"""Exit status if the command, its target or its configuration is wrong, or a user of the database lacks a right."""
 UNREACHABLE: Final = 3
 """Exit status if the store or the database does not answer."""
 
@@ -115,7 +116,11 @@ def _run(body: Body, options: dict[str, Any], parameters: dict[str, Any], *, as_
         return _fail(str(error), FOUND)
     except BackendError as error:
         return _fail(f"{error} The URL of the store is set by url, AIOMODELCACHE_URL or --url.", UNREACHABLE)
-    except (DBConnectionError, OperationalError) as error:
+    except OperationalError as error:
+        if is_denied(error):
+            return _fail(f"The database refuses it to this user: {error}. Grant the right, or use another user.", USAGE)
+        return _fail(f"The database does not answer as expected: {error}.", UNREACHABLE)
+    except DBConnectionError as error:
         return _fail(f"The database does not answer as expected: {error}.", UNREACHABLE)
     except (FileNotFoundError, PermissionError) as error:
         return _fail(f"A file cannot be used: {error}.", USAGE)

@@ -172,9 +172,10 @@ async def remove_command(session: Session) -> None:
     """
     removed: dict[str, list[str]] = {}
     async with session.declarations() as cache:
+        tables = captured_tables(cache.open_cache, every=True)
         for schema in cache.open_cache.connections:
             if schema.client.capabilities.dialect in installation.DIALECTS:
-                found = await installation.remove(schema.client)
+                found = await installation.remove(schema.client, tables=tables.get(schema.connection, ()))
                 removed[schema.connection] = [f"{name} on {on}" if on else name for on, name in found]
 
     def show() -> None:

@@ -1,14 +1,18 @@
 """``aiomodelcache triggers``."""
 
+import asyncio
 import sqlite3
+import sys
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from tests.relay.outside import other_program
 from tests.support.application import Application
 from tests.support.databases import SQLiteDatabases
-from tests.support.servers import MariaDBServer
+from tests.support.servers import MariaDBServer, PostgresServer
 
 MODULE = "tests.support.models.relay_models"
 
@@ -104,6 +108,74 @@ def test_a_migration_on_mariadb_knows_no_delimiter(application: Application, mar
         assert "DELIMITER //" in script
         without_ends = script.replace("DELIMITER //\n", "").replace("//\nDELIMITER ;", ";")
         assert application.run("triggers", "sql", "--migration").out == without_ends
+
+
+NO_RIGHT = {
+    "postgres": (
+        ["CREATE ROLE {user} LOGIN", "GRANT USAGE ON SCHEMA public TO {user}"],
+        ["DROP OWNED BY {user}", "DROP ROLE {user}"],
+        {
+            ("triggers", "status"): "GRANT SELECT ON aiomodelcache_coverage TO it",
+            ("triggers", "install"): "GRANT SELECT ON aiomodelcache_coverage TO it",
+            ("triggers", "trim"): "permission denied for table aiomodelcache_changes",
+            ("triggers", "remove"): "must be owner of relation",
+            ("relay", "--once"): "GRANT SELECT ON aiomodelcache_coverage TO it",
+        },
+    ),
+    "mariadb": (
+        # such as a user for migrations
+        [
+            "CREATE USER {user}",
+            "GRANT SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, ALTER, INDEX ON {name}.* TO {user}",
+            "GRANT PROCESS ON *.* TO {user}",
+        ],
+        ["DROP USER {user}"],
+        {
+            ("triggers", "status"): "GRANT TRIGGER ON `{name}`.`branch` TO it",
+            ("triggers", "install"): "GRANT TRIGGER ON `{name}`.`branch` TO it",
+            ("triggers", "remove"): "GRANT TRIGGER ON `{name}`.`branch` TO it",
+            ("relay", "--once"): "GRANT TRIGGER ON `{name}`.`branch` TO it",
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("dialect", NO_RIGHT)
+def test_a_missing_right_is_status_2_is_named_and_harms_nothing(
+    application: Application, postgres_server: PostgresServer, mariadb_server: MariaDBServer, dialect: str
+) -> None:
+    server = postgres_server if dialect == "postgres" else mariadb_server
+    with server.database(MODULE) as url:
+        name = url.rpartition("/")[2]
+        user = f"limited_{name}"
+        rights, undo, commands = NO_RIGHT[dialect]
+
+        def execute(statements: Sequence[str]) -> None:
+            async def run_all() -> None:
+                async with other_program(url) as run:
+                    for statement in statements:
+                        await run(statement.format(user=user, name=name))
+
+            asyncio.run(run_all())
+
+        def use(user: str) -> None:
+            application.database = url.replace(f"{server.user}@", f"{user}@")
+            application.configure()
+            sys.modules.pop(application.settings_module, None)
+
+        application.modules, application.keys = (MODULE,), {"imports": ""}
+        use(server.user)
+        application.run("triggers", "install")
+        execute(rights)
+        try:
+            use(user)
+            for command, text in commands.items():
+                assert text.format(name=name) in application.run(*command, status=2).err
+            use(server.user)
+            application.run("triggers", "status")
+            execute(["INSERT INTO branch (id) VALUES (1)"])
+        finally:
+            execute(undo)
 
 
 def test_without_relayed_models_there_is_nothing_to_install(application: Application) -> None:

@@ -96,6 +96,9 @@ class Publication(PostgresTriggers):
         rows = await select(client, _INSTALLED.format(literal(name)))
         return {("", str(row["name"])): str(row["state"]) for row in rows}
 
+    async def check_visible(self, client: BaseDBAsyncClient, triggers: Sequence[Definition]) -> None:
+        """Does nothing: every user sees the catalogue."""
+
     def drop(self, place: tuple[str, str]) -> str:
         """Returns the statement that drops an installed object."""
         kind = "TABLE" if place[1] == STREAM else "PUBLICATION"

@@ -22,6 +22,10 @@ INSTALL: Final = "run `aiomodelcache triggers install`"
 """The remedy for triggers that are missing or out of date."""
 _TAG_SIZE: Final = 4
 
+_DENIED: Final = {"42501", 1044, 1142, 1143, 1227, 1370}
+_NO_TABLE: Final = {"42P01", 1146}
+"""The codes of errors of PostgreSQL, and of MariaDB and MySQL."""
+
 CatalogueRows = Sequence[Mapping[str, Any]]
 
 
@@ -67,6 +71,10 @@ class Dialect(Protocol):
         """Returns the state of each installed object by ``Definition.place``."""
         ...
 
+    async def check_visible(self, client: BaseDBAsyncClient, triggers: Sequence[Definition]) -> None:
+        """Raises ``RelayError`` if triggers seem to be missing or changed because this user may not see them."""
+        ...
+
     def drop(self, place: tuple[str, str]) -> str:
         """Returns the statement that drops an installed object."""
         ...
@@ -74,6 +82,22 @@ class Dialect(Protocol):
     async def run(self, client: BaseDBAsyncClient, statements: Sequence[str]) -> None:
         """Runs the statements of an installation, as far as possible in one transaction."""
         ...
+
+
+def is_denied(error: BaseException) -> bool:
+    """Returns True if a database has refused a statement to a user who lacks a privilege."""
+    return not _codes(error).isdisjoint(_DENIED)
+
+
+def is_without_table(error: BaseException) -> bool:
+    """Returns True if a statement names a table that does not exist."""
+    return not _codes(error).isdisjoint(_NO_TABLE) or "no such table" in str(error)
+
+
+def _codes(error: BaseException) -> set[Any]:
+    """Returns the code of an error that Tortoise raises for one of the driver."""
+    cause = error.args[0] if error.args else None
+    return {getattr(cause, "sqlstate", None), *getattr(cause, "args", ())[:1]}
 
 
 def tag(name: str) -> str:

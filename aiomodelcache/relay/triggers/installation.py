@@ -1,6 +1,6 @@
 """Installs the triggers of one connection, compares them with the declarations, and removes them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple, cast
 
@@ -9,7 +9,14 @@ from tortoise.exceptions import OperationalError
 
 from aiomodelcache.exceptions import RelayError
 from aiomodelcache.relay.captured import CapturedTable, coverage_fingerprint, coverage_of
-from aiomodelcache.relay.triggers.definitions import Definition, Dialect, select, store_coverage
+from aiomodelcache.relay.triggers.definitions import (
+    Definition,
+    Dialect,
+    is_denied,
+    is_without_table,
+    select,
+    store_coverage,
+)
 from aiomodelcache.relay.triggers.mysql import RESET_MODE, SET_MODE, MySQLTriggers
 from aiomodelcache.relay.triggers.postgres import PostgresTriggers
 from aiomodelcache.relay.triggers.sqlite import SQLiteTriggers
@@ -127,6 +134,7 @@ async def install(
     wanted, installed = await dialect.wanted(client, tables), await dialect.installed(client)
     coverage = coverage_of(tables)
     made = [each for each in wanted if installed.get(each.place) != each.state]
+    await _check_visible(client, dialect, wanted, installed)
     superfluous = sorted(set(installed) - {each.place for each in wanted}, key=_drop_order)
     if not made and not superfluous and await _coverage(client, dialect) == coverage:
         return []
@@ -138,10 +146,20 @@ async def install(
     return made
 
 
-async def remove(client: BaseDBAsyncClient, dialect: Dialect | None = None) -> list[tuple[str, str]]:
-    """Drops everything that was installed. Returns the table and the name of each object. Idempotent."""
+async def remove(
+    client: BaseDBAsyncClient, dialect: Dialect | None = None, tables: Sequence[CapturedTable] = ()
+) -> list[tuple[str, str]]:
+    """Drops everything that was installed. Returns the table and the name of each object. Idempotent.
+
+    ``tables``: those that may be captured. Raises ``RelayError`` if this user may not see their triggers, which would
+    stay without the change table and let all writes fail.
+    """
     dialect = dialect or dialect_of(client)
-    found = sorted(await dialect.installed(client), key=_drop_order)
+    installed, wanted = await dialect.installed(client), list[Definition]()
+    with suppress(RelayError):  # a table is gone, or cannot be captured any more
+        wanted = await dialect.wanted(client, tables) if tables else []
+    await _check_visible(client, dialect, wanted, installed)
+    found = sorted(installed, key=_drop_order)
     if found:
         await dialect.run(client, list(map(dialect.drop, found)))
     return found
@@ -153,8 +171,9 @@ async def installation_state(
     dialect: Dialect | None = None,
     further: Sequence[CapturedTable] = (),
 ) -> InstallationState:
-    """Compares the installation with the declarations. Raises ``RelayError`` for a table that cannot be captured.
+    """Compares the installation with the declarations.
 
+    Raises ``RelayError`` for a table that cannot be captured, and if this user may not see the installation.
     ``further``: tables that need not be captured. With some that are, objects that several tables share may be others.
     """
     dialect = dialect or dialect_of(client)
@@ -165,6 +184,7 @@ async def installation_state(
     if further:
         with suppress(RelayError):  # a further table is gone, or cannot be captured any more
             wider = await dialect.wanted(client, [*tables, *further])
+    await _check_visible(client, dialect, wanted, installed)
     shared = {each.place: each.state for each in wider}
     objects: list[ObjectState] = []
     for each in wanted:
@@ -207,12 +227,26 @@ async def check_installation(
     return state.further
 
 
+async def _check_visible(
+    client: BaseDBAsyncClient, dialect: Dialect, wanted: Iterable[Definition], installed: Mapping[tuple[str, str], str]
+) -> None:
+    unlike = [each for each in wanted if each.kind == "trigger" and installed.get(each.place) != each.state]
+    await dialect.check_visible(client, unlike)
+
+
 async def _coverage(client: Any, dialect: Dialect) -> str | None:
-    """Returns the installed coverage, or None."""
+    """Returns the installed coverage, or None. Raises ``RelayError`` if this user may not read it."""
     try:
         rows = await select(client, f"SELECT captured FROM {dialect.coverage}")
-    except OperationalError:  # no such table
-        return None
+    except OperationalError as error:
+        if is_denied(error):
+            raise RelayError(
+                f"{client.connection_name}: the installation cannot be seen by this user: GRANT SELECT ON "
+                f"{dialect.coverage} TO it, or use another one."
+            ) from error
+        if is_without_table(error):
+            return None
+        raise
     return cast("str", rows[0]["captured"]) if rows else None
 
 

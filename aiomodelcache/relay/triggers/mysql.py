@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, cast
 
 from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.exceptions import OperationalError
 
 from aiomodelcache.exceptions import RelayError
 from aiomodelcache.relay.captured import CapturedTable
@@ -27,6 +28,7 @@ from aiomodelcache.relay.triggers.definitions import (
     CatalogueRows,
     Definition,
     backquoted,
+    is_denied,
     literal,
     select,
     tag,
@@ -124,6 +126,19 @@ class MySQLTriggers:
             if str(row["name"]).endswith(mark)
         }
         return found | {("", str(row["name"])): str(row["state"]) for row in await select(client, _OWN_TABLES)}
+
+    async def check_visible(self, client: BaseDBAsyncClient, triggers: Sequence[Definition]) -> None:
+        """Raises ``RelayError`` if triggers seem to be missing or changed because this user may not see them."""
+        for each in triggers:
+            database = each.on.partition("`.`")[0] + "`"
+            try:
+                await select(client, f"SHOW CREATE TRIGGER {database}.{backquoted(each.name)}")
+            except OperationalError as error:
+                if is_denied(error):
+                    raise RelayError(
+                        f"{client.connection_name}: the triggers on {each.on} cannot be seen by this user: GRANT "
+                        f"TRIGGER ON {each.on} TO it, or use another one."
+                    ) from error
 
     def drop(self, place: tuple[str, str]) -> str:
         """Returns the statement that drops an installed object."""

@@ -119,6 +119,9 @@ class PostgresTriggers:
         """Returns the state of each installed object."""
         return {(row["place"], row["name"]): row["state"] for row in await select(client, _INSTALLED)}
 
+    async def check_visible(self, client: BaseDBAsyncClient, triggers: Sequence[Definition]) -> None:
+        """Does nothing: every user sees the catalogue."""
+
     def drop(self, place: tuple[str, str]) -> str:
         """Returns the statement that drops an installed object."""
         on, name = place

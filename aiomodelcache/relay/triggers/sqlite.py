@@ -58,6 +58,9 @@ class SQLiteTriggers:
         rows = await select(client, _INSTALLED)
         return {(str(row["place"]), str(row["name"])): md5_digest(str(row["sql"])) for row in rows}
 
+    async def check_visible(self, client: BaseDBAsyncClient, triggers: Sequence[Definition]) -> None:
+        """Does nothing: there are no users."""
+
     def drop(self, place: tuple[str, str]) -> str:
         """Returns the statement that drops an installed object."""
         on, name = place
