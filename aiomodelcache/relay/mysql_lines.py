@@ -34,8 +34,8 @@ _GUARD: Final = """
     SELECT 'key', CONCAT(table_name, '.', constraint_name), CONCAT(referenced_table_name, delete_rule, update_rule)
     FROM information_schema.referential_constraints WHERE constraint_schema IN ({databases})
   UNION ALL
-    SELECT 'column', CONCAT(table_name, '.', column_name), column_type FROM information_schema.columns
-    WHERE ({columns})
+    SELECT 'column', CONCAT(table_name, '.', column_name), CONCAT_WS(' AS ', column_type, generation_expression)
+    FROM information_schema.columns WHERE ({columns})
   UNION ALL
     SELECT 'table', CONCAT(CAST(table_id AS CHAR), ''), name FROM information_schema.{innodb} WHERE ({names})
 """

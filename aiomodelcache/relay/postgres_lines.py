@@ -42,6 +42,8 @@ SHAPE: Final = """
             FROM pg_catalog.pg_class JOIN captured ON oid = relation),
         (SELECT string_agg(concat_ws(' ', inhparent, inhrelid, i.xmin), ',' ORDER BY inhparent, inhrelid)
             FROM pg_catalog.pg_inherits i JOIN captured ON inhparent = relation),
+        (SELECT string_agg(concat_ws(' ', d.oid, d.xmin), ',' ORDER BY d.oid)
+            FROM pg_catalog.pg_attrdef d JOIN captured ON adrelid = relation),
         (SELECT string_agg(concat_ws(' ', attrelid, attnum, attname, atttypid, atttypmod), ','
                 ORDER BY attrelid, attnum)
             FROM pg_catalog.pg_attribute JOIN captured ON attrelid = relation WHERE attnum > 0 AND NOT attisdropped)

@@ -243,10 +243,18 @@ SCHEMA_CELLS: Final = [
                 "ALTER TABLE reading DROP COLUMN region",
                 "ALTER TABLE reading ADD COLUMN region int GENERATED ALWAYS AS (id % 2) STORED",
                 "INSERT INTO reading (id) VALUES (5)",
-            ]
+            ],
+            "mariadb": [
+                "ALTER TABLE reading DROP COLUMN region, ADD COLUMN region INT GENERATED ALWAYS AS (id % 2) VIRTUAL",
+                "INSERT INTO reading (id) VALUES (5)",
+            ],
         },
-        {"postgres": ROWS, STREAM: TABLE},
-        {"postgres": {("reading", None, (5, 1))}, STREAM: {("reading", "*")}},
+        {"postgres": ROWS, "mariadb": ROWS, "sqlite": ROWS, STREAM: TABLE},
+        {
+            "postgres": {("reading", None, (5, 1))},
+            "mariadb": {("reading", None, (5, 1))},
+            STREAM: {("reading", "*")},
+        },
         undo=["ALTER TABLE reading DROP COLUMN region", "ALTER TABLE reading ADD COLUMN region int NOT NULL DEFAULT 0"],
     ),
     Cell(

@@ -87,6 +87,21 @@ async def test_changes_of_a_whole_file_are_noticed(
     await source.close()
 
 
+async def test_another_expression_of_a_virtual_column_is_noticed(
+    database: BaseDBAsyncClient, tables: list[CapturedTable], run: Run
+) -> None:
+    """It changes the values of all rows, and the table keeps its number."""
+    expression = "ALTER TABLE reading MODIFY COLUMN region INT GENERATED ALWAYS AS (id * {}) VIRTUAL"
+    await run("ALTER TABLE reading DROP COLUMN region, ADD COLUMN region INT GENERATED ALWAYS AS (id) VIRTUAL")
+    await install(database, tables)
+    source = TriggerSource(database, tables)
+    before = await source.check()
+    assert await source.check() == before
+    await run(expression.format(3))
+    assert await source.check() != before
+    await source.close()
+
+
 async def test_servers_that_require_primary_keys_have_them(
     database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable], run: Run
 ) -> None:

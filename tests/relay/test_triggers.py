@@ -527,6 +527,50 @@ async def test_a_change_table_that_is_emptied_by_hand_is_noticed(
     await source.close()
 
 
+@pytest.mark.only_on("sqlite", because="other databases can change a column into a generated one")
+@pytest.mark.parametrize("kind", ["STORED", "VIRTUAL"])
+async def test_a_key_may_be_a_generated_column(
+    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable], kind: str
+) -> None:
+    """REPLACE may delete a row by a unique index over it, which no statement names."""
+    source = TriggerSource(database, tables)
+    region = f"region INT GENERATED ALWAYS AS (double / 2) {kind} UNIQUE"
+    async with other_program(db_url) as run:
+        await run_all(run, ["DROP TABLE reading", f"CREATE TABLE reading (id INT PRIMARY KEY, double INT, {region})"])
+        await install(database, tables)
+        for statement, expected in {
+            "INSERT INTO reading VALUES (1, 10), (2, 12)": {(None, (1, 5)), (None, (2, 6))},
+            "UPDATE reading SET double = 14 WHERE id = 1": {((1, 5), (1, 7))},
+            "REPLACE INTO reading VALUES (3, 14)": {((1, 7), None), (None, (3, 7))},
+            "UPDATE OR REPLACE reading SET double = 12 WHERE id = 3": {((2, 6), None), ((3, 7), (3, 6))},
+        }.items():
+            await run(statement)
+            assert seen(await drained(source)) == {("reading", *each) for each in expected}
+    await source.close()
+
+
+@pytest.mark.only_on("postgres", because="other databases compute such columns for triggers")
+async def test_a_line_names_the_whole_table_if_a_key_is_a_virtual_column(
+    database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable]
+) -> None:
+    async with other_program(db_url) as run:
+        [[version]] = await run("SELECT current_setting('server_version_num')::int")
+        if version < 180_000:
+            pytest.skip("PostgreSQL has no virtual columns before version 18")
+        await run_all(run, [
+            "ALTER TABLE reading DROP COLUMN region",
+            "ALTER TABLE reading ADD COLUMN region int GENERATED ALWAYS AS (id % 2) VIRTUAL",
+        ])  # fmt: skip
+        await install(database, tables)
+        source = TriggerSource(database, tables)
+        before = await source.check()
+        await run("INSERT INTO reading (id) VALUES (5)")
+        assert seen(await drained(source)) == {("reading", "*")}
+        await run("ALTER TABLE reading ALTER COLUMN region SET EXPRESSION AS (id % 3)")
+        assert await source.check() != before
+        await source.close()
+
+
 @pytest.mark.only_on("sqlite", because="only SQLite lets a table choose how REPLACE compares")
 async def test_replaced_rows_are_found_as_the_index_finds_them(
     database: BaseDBAsyncClient, db_url: DatabaseUrl, tables: list[CapturedTable]

@@ -61,7 +61,9 @@ _TABLES: Final = """
         SELECT name, inhrelid FROM captured JOIN pg_catalog.pg_inherits ON inhparent = relation
     )
     SELECT name, relation::bigint, relkind::text, relpersistence::text, inhparent IS NULL AS is_root,
-        relispartition, pg_catalog.quote_ident(nspname) || '.' || pg_catalog.quote_ident(relname) AS place
+        relispartition, ARRAY(
+            SELECT attname::text FROM pg_catalog.pg_attribute WHERE attrelid = relation AND attgenerated = 'v'
+        ) AS virtual, pg_catalog.quote_ident(nspname) || '.' || pg_catalog.quote_ident(relname) AS place
     FROM captured LEFT JOIN pg_catalog.pg_class ON pg_class.oid = relation
     LEFT JOIN pg_catalog.pg_namespace ON pg_namespace.oid = relnamespace
     LEFT JOIN LATERAL (
@@ -106,7 +108,10 @@ class PostgresTriggers:
             own = [each for each in rows if each["name"] == relation_name(table)]
             check_relations(table, own)
             below = _captured_below(table, own, rows, tables)
-            body = _body(schema, table, below)
+            # PostgreSQL computes no virtual columns for triggers.
+            virtual = {column for each in own for column in each["virtual"]}
+            exact = len(table.columns) <= MAX_COLUMNS and virtual.isdisjoint(table.columns)
+            body = _body(schema, table, below, exact=exact)
             name = f"{NAME_PREFIX}{tag(f'{schema}:{table.name}')}"  # applications of other schemas have their own
             function = _function(schema, name, body)
             revoke = f"REVOKE ALL ON FUNCTION {quoted(schema, name)}() FROM PUBLIC"
@@ -152,7 +157,8 @@ async def current_schema(client: BaseDBAsyncClient) -> str:
 async def captured_relations(client: BaseDBAsyncClient, tables: Iterable[CapturedTable]) -> CatalogueRows:
     """Returns each table with its partitions and children.
 
-    The columns: name, relation, relkind, relpersistence, place, is_root, relispartition.
+    The columns: name, relation, relkind, relpersistence, place, is_root, relispartition, and virtual, the names of its
+    virtual generated columns.
     """
     names = ", ".join(f"({literal(relation_name(table))})" for table in tables)
     return await select(client, _TABLES.format(names))
@@ -214,9 +220,8 @@ def _function(schema: str, name: str, body: str) -> str:
     )
 
 
-def _body(schema: str, table: CapturedTable, below: Sequence[CapturedTable]) -> str:
+def _body(schema: str, table: CapturedTable, below: Sequence[CapturedTable], *, exact: bool) -> str:
     changes, source = quoted(schema, CHANGES), literal(table.name)
-    exact = len(table.columns) <= MAX_COLUMNS
     limit = MAX_ROWS if exact else 0
     columns = table.columns if exact else table.columns[:1]
     also = "".join(f"    INSERT INTO {changes} (source) VALUES ({literal(other.name)});\n" for other in below)

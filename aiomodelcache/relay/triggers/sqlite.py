@@ -5,7 +5,7 @@ or an UPDATE name these rows. They compare as the unique indexes do. An index ov
 Rows that a foreign key deletes or changes do fire their triggers.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from tortoise.backends.base.client import BaseDBAsyncClient
@@ -50,7 +50,7 @@ class SQLiteTriggers:
         for table in tables:
             columns = await _columns(client, table)
             lists = await _unique_columns(client, table, columns)
-            found += _triggers(table, lists)
+            found += _triggers(table, lists, {name for name, (_, is_generated) in columns.items() if is_generated})
         return found
 
     async def installed(self, client: BaseDBAsyncClient) -> dict[tuple[str, str], str]:
@@ -95,10 +95,13 @@ def _own_tables(width: int) -> list[Definition]:
     ]
 
 
-async def _columns(client: BaseDBAsyncClient, table: CapturedTable) -> dict[str, int]:
-    """Returns the table's columns with their place in the primary key, or 0. Raises ``RelayError``."""
-    rows = await select(client, f"SELECT name, pk FROM pragma_table_info({literal(table.table)})")
-    found = {str(row["name"]): int(row["pk"]) for row in rows}
+async def _columns(client: BaseDBAsyncClient, table: CapturedTable) -> dict[str, tuple[int, bool]]:
+    """Returns the table's columns with their place in the primary key, or 0, and True if they are generated.
+
+    Raises ``RelayError``.
+    """
+    rows = await select(client, f"SELECT name, pk, hidden FROM pragma_table_xinfo({literal(table.table)})")
+    found = {str(row["name"]): (int(row["pk"]), row["hidden"] > 1) for row in rows}
     views = await select(client, f"SELECT 1 FROM sqlite_master WHERE type = 'view' AND name = {literal(table.table)}")
     if not found or views:
         raise RelayError(f"{table.name} does not exist, or is a view: create the table before its triggers.")
@@ -109,7 +112,7 @@ async def _columns(client: BaseDBAsyncClient, table: CapturedTable) -> dict[str,
 
 
 async def _unique_columns(
-    client: BaseDBAsyncClient, table: CapturedTable, columns: Mapping[str, int]
+    client: BaseDBAsyncClient, table: CapturedTable, columns: Mapping[str, tuple[int, bool]]
 ) -> list[list[tuple[str, str]]]:
     """Returns the columns and collations of each unique index by which REPLACE may delete a row."""
     rows = await select(client, _UNIQUE.format(table=literal(table.table)))
@@ -119,13 +122,15 @@ async def _unique_columns(
         if row["cid"] >= 0:
             indexes.setdefault(str(row["name"]), []).append((str(row["col"]), str(row["coll"])))
     found = [index for name, index in indexes.items() if name not in expressions]
-    pk = [(name, "BINARY") for name, place in columns.items() if place]
+    pk = [(name, "BINARY") for name, (place, _) in columns.items() if place]
     if len(pk) == 1 and pk not in found:  # an INTEGER PRIMARY KEY is the rowid, and has no index
         found.insert(0, pk)
     return found
 
 
-def _triggers(table: CapturedTable, unique: Sequence[Sequence[tuple[str, str]]]) -> list[Definition]:
+def _triggers(
+    table: CapturedTable, unique: Sequence[Sequence[tuple[str, str]]], generated: Collection[str]
+) -> list[Definition]:
     number = len(table.columns)
     olds, news = old_columns(number), new_columns(number)
 
@@ -155,10 +160,12 @@ def _triggers(table: CapturedTable, unique: Sequence[Sequence[tuple[str, str]]])
             for index in unique
         )
         clauses = f" FROM {quoted(table.table)} AS {row} WHERE ({matches})"
-        watched = ", ".join(quoted(name) for name in dict.fromkeys(name for index in unique for name, _ in index))
+        names = dict.fromkeys(name for index in unique for name, _ in index)
+        # No statement names a generated column.
+        watched = "" if names.keys() & generated else f" OF {', '.join(map(quoted, names))}"
         other = f" AND {row}.{quoted(table.pk)} IS NOT OLD.{quoted(table.pk)}" if table.pk else ""
         found += [
             trigger("replace_insert", "BEFORE INSERT", line("D", olds, [row], clauses)),
-            trigger("replace_update", f"BEFORE UPDATE OF {watched}", line("D", olds, [row], clauses + other)),
+            trigger("replace_update", f"BEFORE UPDATE{watched}", line("D", olds, [row], clauses + other)),
         ]
     return found
