@@ -45,7 +45,10 @@ async def relay_command(
         logging.getLogger("aiomodelcache").setLevel(logging.WARNING)  # outages
         if health is not None:
             host, port = _address(health)
-            served = await stack.enter_async_context(health_server(relay, host, port))
+            try:
+                served = await stack.enter_async_context(health_server(relay, host, port))
+            except OSError as error:
+                raise CommandError(f"--health is {health}: this address cannot be used: {error}.") from error
             _announce(session, f"health at http://{host}:{served}/")
         for status in relay.statuses:
             _announce(session, f"{_number(status.tables, 'table')} of {status.connection}, until SIGTERM")

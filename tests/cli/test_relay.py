@@ -4,6 +4,7 @@ import configparser
 import json
 import shlex
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -53,6 +54,12 @@ def test_without_triggers_or_models_it_says_what_to_do(application: Application,
     relayed.run("triggers", "remove")
     assert "run `aiomodelcache triggers install`" in relayed.run("relay", "--once", status=2).err
     assert "--health is 80x80" in relayed.run("relay", "--health", "80x80", status=2).err
+
+
+def test_an_address_for_health_that_cannot_be_used_is_status_2(relayed: Application) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        assert f"--health is {port}" in relayed.run("relay", "--health", port, status=2).err
 
 
 def answer(url: str) -> tuple[int, str]:
