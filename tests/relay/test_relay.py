@@ -29,7 +29,7 @@ from tests.support.databases import DatabaseUrl, tortoise_on
 from tests.support.gates import PATIENCE
 from tests.support.models.relayed_afar_models import Distance
 from tests.support.models.relayed_models import Article, ArticleCount, Author, Label, Newest, Note, article_titles
-from tests.support.servers import PostgresServer, RedisServer
+from tests.support.servers import DatabaseServer, RedisServer
 
 pytestmark = pytest.mark.models("tests.support.models.relayed_models")
 
@@ -653,10 +653,12 @@ async def test_a_failure_is_logged_once_and_tried_again(
 
 
 @on_redis
+@pytest.mark.parametrize("kind", ["postgres", "mariadb"])
 async def test_a_server_that_is_restarted_is_used_again(
-    backend: CountingBackend, own_postgres: PostgresServer, capture: TriggerCapture
+    backend: CountingBackend, capture: TriggerCapture, kind: str, request: pytest.FixtureRequest
 ) -> None:
-    url = DatabaseUrl(own_postgres.url, "postgres")
+    server: DatabaseServer = request.getfixturevalue(f"own_{kind}")
+    url = DatabaseUrl(server.url, kind)
     async with (
         tortoise_on(url, "tests.support.models.relayed_models") as client,
         ModelCache(backend, **capture.settings) as cache,
@@ -671,8 +673,13 @@ async def test_a_server_that_is_restarted_is_used_again(
 
             await until(has_claimed)
             cleared = status.cleared
-            own_postgres.stop()
-            own_postgres.restart()
+            server.stop()
+
+            async def has_failed() -> bool:
+                return status.failing is not None
+
+            await until(has_failed)
+            server.restart()
             async with other_program(url) as run:
                 await run("UPDATE author SET name = 'new' WHERE id = 1")
 
@@ -712,6 +719,42 @@ async def test_a_store_that_is_away_keeps_the_lines(
             await until(has_drained)
             assert await answers() == await fresh(cache) != before
             assert await drain.source.changes(10) == []
+
+
+@on_postgres
+@pytest.mark.only_on("memory", because="the store is a Redis of the test's own")
+async def test_a_store_that_takes_no_writes_keeps_the_lines(
+    database: BaseDBAsyncClient, db_url: DatabaseUrl, own_redis: RedisServer, capture: TriggerCapture
+) -> None:
+    """As when it is a replica for a while. Entries are read from it until the claim ends, and then no more."""
+    settings = {"relay_lag": 2, "breaker_cooldown": 0.05, **capture.settings}
+    async with ModelCache(own_redis.url, **settings) as cache:
+        await capture.install_for(database, cache)
+        await create_rows()
+        async with AsyncExitStack() as stack:
+            redis = stack.enter_context(own_redis.client())
+            relay = await stack.enter_async_context(running(cache))
+            run = await stack.enter_async_context(other_program(db_url))
+            [status] = relay.statuses
+
+            async def has_claimed() -> bool:
+                return status.failing is None and (await relay.health())["ok"]
+
+            async def is_lost() -> bool:
+                return status.failing is not None and not (await relay.health())["ok"]
+
+            await until(has_claimed)
+            await believe(cache)
+            await answers()
+            redis.execute_command("REPLICAOF", "127.0.0.1", "1")
+            await run("UPDATE author SET name = 'new' WHERE id = 1")
+            await until(is_lost)
+            await believe(cache)
+            assert await answers() == await fresh(cache)
+            redis.execute_command("REPLICAOF", "NO", "ONE")
+            await until(has_claimed)
+            await believe(cache)
+            assert await answers() == await fresh(cache)
 
 
 @pytest.mark.only_on("memory", because="the store is a Redis of the test's own")
