@@ -338,7 +338,7 @@ async def test_a_backlog_that_is_older_than_the_bound_is_told(
                 return status.claims > claims and status.failing is None
 
             with monkeypatch.context() as patch:
-                patch.setattr("aiomodelcache.relay.stream.lines.PREFIX", "not received yet")
+                patch.setattr("aiomodelcache.relay.stream.lines.MESSAGE_PREFIX", "not received yet")
                 await until(is_late)
                 claims = status.claims
                 assert status.outages == 1
