@@ -23,9 +23,9 @@ def register_model_cache(
 
     Call it after Tortoise's ``register_tortoise``. Sanic runs the listeners of a stop in reverse order, so the cache
     closes before Tortoise. Requests have a ``local_cache()`` until their response starts, unless ``request_scope`` is
-    False. ``server_timing=True`` adds the response header ``Server-Timing``, as ``contrib.asgi.LocalCacheMiddleware``
-    says. ``get_or_404`` raises Sanic's ``NotFound``, unless ``not_found`` names another exception. Settings are those
-    of ``CacheConfig``, durations in seconds.
+    False. A WebSocket has no scope. ``server_timing=True`` adds the response header ``Server-Timing``, as
+    ``contrib.asgi.LocalCacheMiddleware`` says. ``get_or_404`` raises Sanic's ``NotFound``, unless ``not_found`` names
+    another exception. Settings are those of ``CacheConfig``, durations in seconds.
 
     Raises ``CacheConfigurationError`` for a wrong setting, and when a worker starts for a wrong declaration or if
     Tortoise is not open. Returns the cache, which is not open yet::
@@ -57,7 +57,14 @@ _FIRST = 1_000
 """The priority of a middleware that runs before those of an application."""
 
 
+def _is_websocket(request: Any) -> bool:
+    """Returns True for a WebSocket. It stays open, and Sanic runs no middleware for a response of it."""
+    return request.route is not None and request.route.extra.websocket
+
+
 async def _begin_scope(request: Any) -> None:
+    if _is_websocket(request):
+        return
     request.ctx.model_cache_scope = scope = local_cache()
     scope.__enter__()
 
@@ -71,7 +78,8 @@ async def _end_scope(request: Any, response: object) -> None:
 
 
 async def _begin_timing(request: Any) -> None:
-    request.ctx.model_cache_timing = begin_timing()
+    if not _is_websocket(request):
+        request.ctx.model_cache_timing = begin_timing()
 
 
 async def _end_timing(request: Any, response: Any) -> None:

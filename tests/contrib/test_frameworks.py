@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from websockets.sync.client import connect
 
 from tests.contrib.serving import PAGES, Framework, FrameworkServer, create_database
 from tests.support.servers import RedisServer
@@ -83,6 +84,8 @@ def test_a_service_of_two_workers(server: FrameworkServer, framework: Framework,
             assert worker["title"] == f"{framework.name} five"
 
         assert client.get("/stream").text == "a scope: False"
+        with connect(f"{server.url.replace('http', 'ws', 1)}/socket", proxy=None, ssl=None) as socket:
+            assert socket.recv() == "a scope: False"
     log = server.stop()
     assert log.count("Tortoise closed; a cache is open: False") >= 2, log
     assert "a cache is open: True" not in log, log

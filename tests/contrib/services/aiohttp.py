@@ -1,6 +1,6 @@
 from aiohttp import web
 from main import app
-from probe import look_up, rename, stream
+from probe import look_up, rename, scope_of_a_socket, stream
 
 
 async def probe(request: web.Request) -> web.StreamResponse:
@@ -19,6 +19,14 @@ async def streamed(request: web.Request) -> web.StreamResponse:
     return response
 
 
+async def socket(request: web.Request) -> web.WebSocketResponse:
+    response = web.WebSocketResponse()
+    await response.prepare(request)
+    await response.send_str(scope_of_a_socket())
+    return response
+
+
+app.add_routes([web.get("/socket", socket)])
 app.add_routes([web.get("/probe", probe), web.post("/rename/{title}", renamed), web.get("/stream", streamed)])
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 from typing import Any
 
-from litestar import get, post
+from litestar import WebSocket, get, post, websocket
 from litestar.response import Stream
 from main import app
-from probe import look_up, rename, stream
+from probe import look_up, rename, scope_of_a_socket, stream
 
 
 @get("/probe")
@@ -21,5 +21,12 @@ async def streamed() -> Stream:
     return Stream(stream())
 
 
-for handler in (probe, renamed, streamed):
+@websocket("/socket")
+async def socket(socket: WebSocket[Any, Any, Any]) -> None:
+    await socket.accept()
+    await socket.send_text(scope_of_a_socket())
+    await socket.close()
+
+
+for handler in (probe, renamed, streamed, socket):
     app.register(handler)

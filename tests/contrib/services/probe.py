@@ -1,4 +1,4 @@
-"""Routes shared by all test applications: lookups, a write, and a log of the order in which resources close."""
+"""Parts of the routes of all test applications, and a log of the order in which resources close."""
 
 import logging
 import os
@@ -29,6 +29,11 @@ async def stream() -> AsyncIterator[bytes]:
     """Says whether a stream has the scope of its request, after a first chunk that starts the response."""
     yield b"a scope: "
     yield str(current_scope() is not None).encode()
+
+
+def scope_of_a_socket() -> str:
+    """Says whether a WebSocket, which is open now, has a scope."""
+    return f"a scope: {current_scope() is not None}"
 
 
 class Order(logging.Handler):

@@ -1,8 +1,8 @@
 from typing import Any
 
 from main import app
-from probe import look_up, rename, stream
-from sanic import Request, json
+from probe import look_up, rename, scope_of_a_socket, stream
+from sanic import Request, Websocket, json
 
 
 @app.get("/probe")
@@ -20,3 +20,8 @@ async def streamed(request: Request) -> None:
     response = await request.respond()
     async for chunk in stream():
         await response.send(chunk)
+
+
+@app.websocket("/socket")
+async def socket(request: Request, websocket: Websocket) -> None:
+    await websocket.send(scope_of_a_socket())
