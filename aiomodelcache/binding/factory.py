@@ -13,7 +13,7 @@ from aiomodelcache.backends.near import Near
 from aiomodelcache.binding.class_options import returned_by_class
 from aiomodelcache.config import CacheConfig
 from aiomodelcache.declare.classes import COUNTING, DeclaredQuery
-from aiomodelcache.declare.options import Options
+from aiomodelcache.declare.options import Options, codec_option
 from aiomodelcache.declare.registry import label_of, path_of
 from aiomodelcache.declare.resilience import resilience_of
 from aiomodelcache.encoding.keys import NARROW_SUFFIX, KeySpace
@@ -222,7 +222,7 @@ class EntryFactory:
             attributes=attributes,
             watched=frozenset(attributes) if counted and not schema.hides_rows else None,
             bound=self._models,
-            codec=query.codec,
+            codec=codec_option(options.origin, query.codec),
             returns=returned_by_class(query),
             version=options.version,
             lifetimes=self._lifetimes(options, SLIDING_PART if resilience.sliding else None),

@@ -25,6 +25,7 @@ from aiomodelcache.contrib.responses.endpoints import (
 from aiomodelcache.contrib.responses.lookups import Call, SharedAnswer
 from aiomodelcache.contrib.responses.requests import SAFE_METHODS, Request, uri_tag
 from aiomodelcache.contrib.responses.service import ResponseCache, labelled
+from aiomodelcache.declare.options import key_option
 from aiomodelcache.declare.registry import module_of
 from aiomodelcache.declare.value_declarations import ValueDeclaration, tuple_of
 from aiomodelcache.durations import Duration
@@ -131,6 +132,10 @@ def cached_response(endpoint: Callable[..., Any] | None = None, /, **settings: U
     """
 
     def decorate(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+        if isinstance(endpoint, type) or not hasattr(endpoint, "__qualname__"):
+            raise CacheConfigurationError(
+                f"cached_response is for functions, and {shown(endpoint)} is not one: decorate a function, or a method."
+            )
         origin = f"{module_of(endpoint)}.{endpoint.__qualname__}"
         responses = _responses(origin, settings, [], needs_reads=False)
 
@@ -168,9 +173,9 @@ def _responses(origin: str, settings: ResponseSettings, own_tags: Iterable[Any],
         known = ", ".join(ResponseSettings.__annotations__)
         raise CacheConfigurationError(f"{origin}: there is no setting {name!r}. The settings: {known}.")
     vary, session_cookies = settings.get("vary", ()), settings.get("session_cookies")
-    given: dict[str, Any] = {"vary": vary, "session_cookies": session_cookies or ()}
+    given: dict[str, Any] = {"vary": vary, "session_cookies": () if session_cookies is None else session_cookies}
     for setting, names in given.items():
-        listed = issubclass(type(names), Collection) and not isinstance(names, str)
+        listed = issubclass(type(names), Collection) and not isinstance(names, str | bytes)
         if not listed or not all(isinstance(name, str) and name.isascii() for name in names):
             raise CacheConfigurationError(
                 f"{origin}: {setting} is {shown(names)}: it must be a list of names, such as "
@@ -178,6 +183,10 @@ def _responses(origin: str, settings: ResponseSettings, own_tags: Iterable[Any],
             )
     if "*" in vary:
         raise CacheConfigurationError(f"{origin}: vary names *: such responses cannot be cached.")
+    key: Any = key_option(origin, settings.get("key"), "the request")
+    max_size: Any = settings.get("max_size", MAX_RESPONSE_SIZE)
+    if isinstance(max_size, bool) or not isinstance(max_size, int) or max_size < 0:
+        raise CacheConfigurationError(f"{origin}: max_size is {shown(max_size)}: it must be a whole number of bytes.")
     declaration = ValueDeclaration(
         name=origin,
         origin=origin,
@@ -197,13 +206,12 @@ def _responses(origin: str, settings: ResponseSettings, own_tags: Iterable[Any],
         returns=lambda: SharedAnswer,
     )
     declaration.check()
-    key = settings.get("key")
     return ResponseCache(
         declaration,
         vary=vary,
         key=None if key is None else lambda scope: key(_starlette_request(scope)),
         session_cookies=session_cookies,
-        max_size=settings.get("max_size", MAX_RESPONSE_SIZE),
+        max_size=max_size,
         needs_reads=needs_reads,
     )
 

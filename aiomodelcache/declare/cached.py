@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, cast, ov
 from tortoise.models import Model
 
 from aiomodelcache.declare.annotations import return_type
+from aiomodelcache.declare.options import key_option
 from aiomodelcache.declare.registry import module_of
 from aiomodelcache.declare.value_declarations import ValueDeclaration, tuple_of
 from aiomodelcache.declare.values import BaseValueQuery, T
@@ -198,7 +199,7 @@ def cached(
     """
 
     def decorate(function: Callable[..., Coroutine[Any, Any, Any]]) -> CachedFunction[Any, Any]:
-        if not inspect.iscoroutinefunction(function):
+        if not inspect.iscoroutinefunction(function) or not hasattr(function, "__qualname__"):  # such as a partial
             raise CacheConfigurationError(
                 f"@cached is for coroutine functions, and {function!r} is not one: define it by `async def`."
             )
@@ -223,6 +224,6 @@ def cached(
             returns=partial(return_type, function),
         )
         declaration.check()
-        return CachedFunction(function, declaration, key)
+        return CachedFunction(function, declaration, key_option(name, key, "the arguments"))
 
     return decorate if function is None else decorate(function)

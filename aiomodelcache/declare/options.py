@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence, Set
+from inspect import iscoroutinefunction
 from typing import Any, Final, TypeGuard, cast
 
 import msgspec
@@ -208,6 +209,21 @@ def flag_option(origin: str, name: str, value: object) -> bool | None:
     if value is None or isinstance(value, bool):
         return value
     raise CacheConfigurationError(f"{origin}.{name} is {shown(value)}: use True or False.")
+
+
+def codec_option(origin: str, value: Any) -> Any:
+    """Checks a ``codec`` and returns it. Raises ``CacheConfigurationError``."""
+    methods = [] if isinstance(value, type) else [getattr(value, name, None) for name in ("encode", "decode")]
+    if value is None or (methods and all(map(callable, methods))):
+        return value
+    raise CacheConfigurationError(f"{origin}.codec is {shown(value)}: use an object with the methods of a Codec.")
+
+
+def key_option(origin: str, value: Any, takes: str) -> Any:
+    """Checks a function that returns the key of a call and returns it. Raises ``CacheConfigurationError``."""
+    if value is None or (callable(value) and not iscoroutinefunction(value)):
+        return value
+    raise CacheConfigurationError(f"{origin}: key is {shown(value)}: it must be a plain function of {takes}.")
 
 
 def _paged(origin: str, attributes: dict[str, Any]) -> bool:

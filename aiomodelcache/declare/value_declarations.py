@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 import msgspec
 from tortoise.models import Model
 
-from aiomodelcache.declare.options import flag_option, version_option
+from aiomodelcache.declare.options import codec_option, flag_option, version_option
 from aiomodelcache.declare.registry import declared_values, label_of
 from aiomodelcache.declare.resilience import resilience_of
 from aiomodelcache.durations import Duration, parse_optional_duration
@@ -86,7 +86,8 @@ class ValueDeclaration(msgspec.Struct, frozen=True, kw_only=True, eq=False):
                 "cache_errors, nor with a timeout that is a function: remove one of them."
             )
         version_option(self.origin, self.version)
-        if self.invalidation not in (InvalidationType.UNSET, InvalidationType.OFF):
+        codec_option(self.origin, self.codec)
+        if self.records and self.invalidation is not InvalidationType.UNSET:
             raise CacheConfigurationError(
                 f"{self.origin}: invalidation is {shown(self.invalidation)}: use InvalidationType.OFF for values that "
                 "only a timeout or invalidate() ends, or leave it out."
@@ -127,7 +128,9 @@ class ValueDeclaration(msgspec.Struct, frozen=True, kw_only=True, eq=False):
 
     def _seconds(self, name: str) -> float | None:
         value = getattr(self, name)
-        return None if callable(value) else parse_optional_duration(f"{self.origin}: {name}", value)
+        return (
+            None if name == "timeout" and callable(value) else parse_optional_duration(f"{self.origin}: {name}", value)
+        )
 
     def _resilience(self) -> Resilience:
         return resilience_of(

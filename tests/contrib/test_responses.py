@@ -678,6 +678,9 @@ async def test_in_the_scope_of_a_request_a_write_is_seen(cache: ModelCache) -> N
         ({"tags": 3}, r"show: tags is 3: it must be a tuple of tags"),
         ({"depends_on": [3]}, r"show: depends_on names"),
         ({"depends_on": 3}, r"show: depends_on is 3: it must be a tuple of models"),
+        ({"key": "user"}, r"show: key is 'user': it must be a plain function of the request"),
+        ({"max_size": "1 MiB"}, r"show: max_size is '1 MiB': it must be a whole number of bytes"),
+        ({"session_cookies": ""}, r"show: session_cookies is '': it must be a list of names"),
         ({"timout": 5}, r"show: there is no setting 'timout'. The settings: timeout, vary"),
     ],
 )

@@ -9,11 +9,11 @@ import enum
 import gc
 import re
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import fields
 from functools import partial
-from inspect import isawaitable
+from inspect import isawaitable, signature
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,10 @@ from aiomodelcache import (
     MemoryBackend,
     ModelCache,
     RedisBackend,
+    cached,
     local_cache,
 )
+from aiomodelcache.contrib.http import ResponseSettings, cached_response
 from aiomodelcache.declare.options import CLASS_ATTRIBUTES, META_ATTRIBUTES
 from tests.support.bad_values import ALL, NAMES, URLS, Hostile, Liar
 from tests.support.effort import share
@@ -43,6 +45,7 @@ from tests.support.models.bad_input_models import (
     ThingCount,
     ThingsByText,
     ThingsExist,
+    ThingTexts,
 )
 
 pytestmark = pytest.mark.models("tests.support.models.bad_input_models")
@@ -265,7 +268,10 @@ SETTINGS = {field.name: field.type for field in fields(CacheConfig) if field.typ
 def is_right(name: str, value: Any) -> bool:
     """Returns True if a value is valid for a setting or attribute, judged by its name, independently of the library."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if name in ("keep_unchanged", "near", "paged", "queries", "relay", "write_through") or SETTINGS.get(name) is bool:
+    if (
+        name in ("keep_unchanged", "near", "paged", "queries", "relay", "sliding", "write_through")
+        or SETTINGS.get(name) is bool
+    ):
         return isinstance(value, bool)
     if name == "verify":
         return number and 0 <= value <= 1
@@ -321,6 +327,75 @@ def test_settings() -> None:
                 judged(name, value, outcome, f"CacheConfig.{name} is ")
 
 
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, Iterable) and not isinstance(value, str | type) and not list(value)
+
+
+def _are_names(value: Any) -> bool:
+    listed = isinstance(value, Collection) and not isinstance(value, str | bytes | bytearray | memoryview | type)
+    return listed and all(isinstance(name, str) and name.isascii() for name in value)
+
+
+def _are_tags(value: Any) -> bool:
+    listed = [value] if isinstance(value, str) or callable(value) else value
+    return isinstance(listed, Iterable) and all(callable(tag) or (isinstance(tag, str) and tag) for tag in listed)
+
+
+RIGHT_FOR_FUNCTIONS: dict[str, Callable[[Any], bool]] = {
+    "allowtime": partial(is_right, "timeout"),
+    "cache_errors": lambda value: isinstance(value, dict) and not value,
+    "codec": lambda value: False,
+    "depends_on": _is_empty,
+    "invalidation": lambda value: False,
+    "key": callable,
+    "max_size": lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0,
+    "near": lambda value: isinstance(value, bool),
+    "session_cookies": _are_names,
+    "sliding": lambda value: isinstance(value, bool),
+    "stale_if_error": partial(is_right, "timeout"),
+    "tags": _are_tags,
+    "timeout": lambda value: callable(value) or is_right("timeout", value),
+    "vary": _are_names,
+}
+"""Functions that judge a setting of a decorator. ``is_right`` judges the others."""
+DECORATORS: dict[Any, list[str]] = {
+    cached: [name for name in signature(cached).parameters if name != "function"],
+    cached_response: sorted(ResponseSettings.__annotations__),
+}
+"""Decorators, with the names of their settings."""
+
+
+def test_settings_of_functions() -> None:
+    async def show(request: object) -> None: ...
+
+    origin = f"{__name__}.{show.__qualname__}"
+    for decorate, names in DECORATORS.items():
+        for name in names:
+            right = RIGHT_FOR_FUNCTIONS.get(name, partial(is_right, name))
+            needed = {"stale_if_error": 5} if name == "soft_timeout" else {}
+            for value in ALL:
+                try:
+                    outcome: Any = decorate(**{name: value}, **needed)(show)
+                except Exception as error:
+                    outcome = error
+                where = (decorate, name, type(value), outcome)
+                if isinstance(outcome, CacheConfigurationError):
+                    assert re.match(rf"{re.escape(origin)}(\.|: ){name}\b", str(outcome)), where
+                    assert type(value) is Liar or not right(value), where
+                elif not isinstance(outcome, Hostile):  # raised while the value is iterated
+                    assert not isinstance(outcome, Exception), where
+                    assert value is None or type(value) is Liar or right(value), where
+
+
+@pytest.mark.parametrize("decorate", [cached, cached_response])
+@pytest.mark.parametrize(
+    "value", [5, partial(asyncio.sleep), type("View", (), {}), object()], ids=["int", "partial", "class", "object"]
+)
+def test_what_is_no_function_cannot_be_decorated(decorate: Any, value: Any) -> None:
+    with pytest.raises(CacheConfigurationError, match=f"{decorate.__name__} is for .*functions, and .* is not one"):
+        decorate(value)
+
+
 def without_store(test: Any) -> Any:
     return on_sqlite(pytest.mark.only_on("no store", because="the caches are opened by the test")(test))
 
@@ -329,6 +404,7 @@ DECLARATIONS: list[tuple[type, str, str]] = [
     *[(Thing.CacheMeta, "Thing.CacheMeta", name) for name in sorted(META_ATTRIBUTES)],
     *[(ThingsByText, "ThingsByText", name) for name in sorted(META_ATTRIBUTES & CLASS_ATTRIBUTES)],
     *[(ThingsByText, "ThingsByText", name) for name in ("model", "key_fields", "limit", "select_related", "codec")],
+    *[(ThingTexts, "ThingTexts", name) for name in ("codec", "negative_timeout", "allowtime", "sliding")],
 ]
 """Declarations, with their names in errors, and their attributes."""
 
@@ -369,6 +445,7 @@ def test_the_documented_counts() -> None:
         "names of fields": len(calls_by_name(Thing())) * len(NAMES),
         "arguments that are no values of keys": len(calls_by_value(thing, thing)) * len(ALL),
         "settings of a cache": len(SETTINGS) * len(ALL),
+        "settings of functions": sum(map(len, DECORATORS.values())) * len(ALL),
         "attributes of declarations": len(DECLARATIONS) * len(ALL),
         "URLs": len(URLS) + len(ALL),
     }

@@ -8,7 +8,14 @@ from typing import Any
 
 from tortoise import fields
 
-from aiomodelcache import CachedModel, InstanceCache, QuerysetCache, QuerysetCountCache, QuerysetExistsCache
+from aiomodelcache import (
+    CachedModel,
+    InstanceCache,
+    QuerysetCache,
+    QuerysetCountCache,
+    QuerysetExistsCache,
+    ResultCache,
+)
 
 
 class Level(enum.IntEnum):
@@ -72,6 +79,14 @@ class ThingsExist(QuerysetExistsCache):
 class ThingCount(QuerysetCountCache):
     model = Thing
     key_fields = ("flag",)
+
+
+class ThingTexts(ResultCache[list[str]]):
+    model = Thing
+    key_fields = ("small",)
+
+    async def get_result(self, small: int) -> list[str]:
+        raise NotImplementedError
 
 
 FIELDS = (
