@@ -11,7 +11,7 @@ from tortoise.exceptions import ConfigurationError, OperationalError
 from tortoise.models import Model
 
 from aiomodelcache.cli.advice import Advice, KeyFields, advise, pasted
-from aiomodelcache.cli.output import duration
+from aiomodelcache.cli.output import counted, duration
 from aiomodelcache.cli.session import Session, command
 from aiomodelcache.cli.statements import Observed, observed_in_log, parsed
 from aiomodelcache.inspection.errors import CommandError
@@ -168,9 +168,9 @@ def _show(session: Session, advice: Advice, cache: OpenCache) -> None:
         _show_paste(session, model, lists, cached=model in cache.models)
     for reads in advice.declared:
         text = f"by ({', '.join(reads.fields)}): declared, so misses or plain queries"
-        output.line(f"{reads.model.__name__}: {reads.calls} statements {text}")
+        output.line(f"{reads.model.__name__}: {counted(reads.calls, 'statement')} {text}")
     for (name, reason), calls in sorted(advice.refused.items()):
-        output.line(f"{name}: {calls} statements without a proposal: {reason}")
+        output.line(f"{name}: {counted(calls, 'statement')} without a proposal: {reason}")
     percent = f" ({advice.saved / advice.statements:.0%})" if advice.statements else ""
     output.line("ok", f"{advice.saved} of {advice.statements} statements{percent} would be saved")
 

@@ -12,7 +12,7 @@ from tortoise.fields import DatetimeField
 from tortoise.models import Model
 
 from aiomodelcache.cli.explain import VALUES
-from aiomodelcache.cli.output import Output, duration
+from aiomodelcache.cli.output import Output, counted, duration
 from aiomodelcache.cli.session import FOUND, Session, command
 from aiomodelcache.cli.settings import import_path
 from aiomodelcache.cli.verify import percent, upper_bound
@@ -271,7 +271,7 @@ def _show(
         output.line(word, f"{stale} of {number} entries are stale{at_most}")
     else:
         fewer = f", so fewer than {percent(bound)} of all are stale (95 % confidence)" if bound is not None else ""
-        output.line("ok", f"{number} entries agree with the database{fewer}")
+        output.line("ok", f"{counted(number, 'entry agrees', 'entries agree')} with the database{fewer}")
     if audit.late:
         median, longest = map(duration, audit.late)
         output.line(f"half of them are stale for {median} or longer, one for {longest} or longer, by {audit.updated}")

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from aiomodelcache.cli.output import counted
 from aiomodelcache.cli.session import FOUND, Session, command
 from aiomodelcache.entries.model import EntrySet
 from aiomodelcache.entries.results import ResultEntries
@@ -30,7 +31,7 @@ async def check_command(session: Session) -> int:
     def show() -> None:
         names = ("name", "kind", "keys", "timeout", "invalidation")
         output.table(names, [[row[name] for name in names] for row in rows])
-        output.line("ok", f"{len(rows)} declarations, no fault found")
+        output.line("ok", f"{counted(len(rows), 'declaration')}, no fault found")
 
     output.emit({"ok": True, "error": None, "caches": rows}, show)
     return 0

@@ -111,6 +111,11 @@ def printable(value: object) -> str:
     return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", str(value))
 
 
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """Returns a number with its noun, such as ``1 row`` or ``3 rows``."""
+    return f"{number} {one if number == 1 else several or f'{one}s'}"
+
+
 def duration(seconds: float | None) -> str | None:
     """Returns a duration for people, such as ``4m 10s``; None for None."""
     if seconds is None:

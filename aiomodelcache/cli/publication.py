@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from aiomodelcache.cli.output import counted
 from aiomodelcache.cli.session import FOUND, Session, command
 from aiomodelcache.cli.triggers import (
     captured_connections,
@@ -97,7 +98,7 @@ async def remove_command(session: Session) -> None:
 
     def show() -> None:
         for name, objects in removed.items():
-            session.output.line("ok", f"{name}: dropped {len(objects)} object{'s' * (len(objects) != 1)}")
+            session.output.line("ok", f"{name}: dropped {counted(len(objects), 'object')}")
 
     session.output.emit({"removed": removed}, show)
 

@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 import click
 
+from aiomodelcache.cli.output import counted
 from aiomodelcache.cli.session import Session, command
 from aiomodelcache.config import Settings
 from aiomodelcache.inspection.errors import CommandError
@@ -51,7 +52,7 @@ async def relay_command(
                 raise CommandError(f"--health is {health}: this address cannot be used: {error}.") from error
             _announce(session, f"health at http://{host}:{served}/")
         for status in relay.statuses:
-            _announce(session, f"{_number(status.tables, 'table')} of {status.connection}, until SIGTERM")
+            _announce(session, f"{counted(status.tables, 'table')} of {status.connection}, until SIGTERM")
         for number in _SIGNALS:
             with suppress(NotImplementedError):  # on Windows
                 asyncio.get_running_loop().add_signal_handler(number, relay.stop)
@@ -69,14 +70,10 @@ def _announce(session: Session, text: str) -> None:
 def _show(session: Session, relay: Relay) -> None:
     def show() -> None:
         for status in relay.statuses:
-            lines, tables = _number(status.lines, "line"), _number(status.tables, "table")
+            lines, tables = counted(status.lines, "line"), counted(status.tables, "table")
             session.output.line("ok", f"invalidated {lines} of {tables} of {status.connection}")
 
     session.output.emit({"connections": [dict(status.data()) for status in relay.statuses]}, show)
-
-
-def _number(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _address(health: str) -> tuple[str, int]:

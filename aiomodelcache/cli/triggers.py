@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import click
 from tortoise.backends.base.client import BaseDBAsyncClient
 
+from aiomodelcache.cli.output import counted
 from aiomodelcache.cli.session import FOUND, Session, command
 from aiomodelcache.inspection.errors import CommandError
 from aiomodelcache.open_cache import OpenCache
@@ -100,7 +101,7 @@ async def install_and_show(session: Session, dialect: Dialect | None = None, *, 
     def show() -> None:
         for row in rows:
             counts: dict[str, int] = row["created"]
-            made = ", ".join(f"{number} {kind}{'s' * (number != 1)}" for kind, number in sorted(counts.items()))
+            made = ", ".join(counted(number, kind) for kind, number in sorted(counts.items()))
             session.output.line("ok", f"{row['connection']}: {f'created {made}' if made else 'nothing to do'}")
 
     session.output.emit({"connections": rows}, show)
@@ -180,7 +181,7 @@ async def remove_command(session: Session) -> None:
 
     def show() -> None:
         for name, objects in removed.items():
-            session.output.line("ok", f"{name}: dropped {len(objects)} object{'s' * (len(objects) != 1)}")
+            session.output.line("ok", f"{name}: dropped {counted(len(objects), 'object')}")
 
     session.output.emit({"removed": removed}, show)
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 from aiomodelcache.cli.advice import Advice, advise, pasted
+from aiomodelcache.cli.output import counted
 from aiomodelcache.inspection.diagnosis import Finding
 from aiomodelcache.observe.fleet import Worker
 from aiomodelcache.observe.stats import Counters
@@ -73,7 +74,7 @@ def _lookups(counters: Counters) -> int:
 
 
 def _processes(workers: Sequence[Worker]) -> str:
-    return f"{len(workers)} process{'es' * (len(workers) > 1)}"
+    return counted(len(workers), "process", "processes")
 
 
 def _unused(

@@ -10,6 +10,7 @@ import click
 
 from aiomodelcache.cli.explain import VALUES
 from aiomodelcache.cli.keys import owner_of
+from aiomodelcache.cli.output import counted
 from aiomodelcache.cli.session import FOUND, Session, command, opened
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.key_values import values_in
@@ -89,7 +90,7 @@ async def verify_command(session: Session, target: str | None, number: int | Non
             text = f"{len(verified.stale)} of {verified.compared} entries are stale"
             output.line("error", f"{text}, so at most {percent(verified.bound)} of all (95 % confidence)")
         else:
-            text = f"{verified.compared} entries agree with the database"
+            text = f"{counted(verified.compared, 'entry agrees', 'entries agree')} with the database"
             bound = f", so fewer than {percent(verified.bound)} of all are stale (95 % confidence)"
             output.line("ok", text + (bound if verified.compared else ""))
         for reason, number in sorted(verified.not_compared.items()):

@@ -11,6 +11,7 @@ from typing import Any
 import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from aiomodelcache.cli.output import counted
 from aiomodelcache.cli.session import Session, command, opened
 from aiomodelcache.declare.manager import manager_of
 from aiomodelcache.entries.model import ModelEntries
@@ -70,7 +71,7 @@ async def warm_command(
             position.remove()
         statements = cache.stats.statements - before
     data = {"target": model.__name__, "rows": rows, "statements": statements, "resumed": position.resumed}
-    text = f"{rows} rows read, {statements} statements for those that were not in the cache"
+    text = f"{counted(rows, 'row')} read, {counted(statements, 'statement')} for those that were not in the cache"
     session.output.emit(data, lambda: session.output.line("ok", text + (", continued" if position.resumed else "")))
 
 

@@ -8,6 +8,7 @@ from tortoise.exceptions import DoesNotExist
 
 from aiomodelcache.backends.protocol import Clear
 from aiomodelcache.cli.explain import ARGUMENTS, AS_LIST, TARGET
+from aiomodelcache.cli.output import counted
 from aiomodelcache.cli.session import Session, command, opened
 from aiomodelcache.client import ModelCache
 from aiomodelcache.declare.manager import manager_of
@@ -66,7 +67,7 @@ async def invalidate_command(session: Session, target: str, arguments: Sequence[
         else:
             await _invalidate(view, query_of(view, found, given))
         _check_delivered(cache)
-    text = "invalidated" if rows is None else f"invalidated the entries of {rows} row{'s' * (rows != 1)}"
+    text = "invalidated" if rows is None else f"invalidated the entries of {counted(rows, 'row')}"
     session.output.emit({"target": found.name, "rows": rows}, lambda: session.output.line("ok", text))
 
 
@@ -90,7 +91,7 @@ async def refresh_command(session: Session, target: str, arguments: Sequence[str
     data = {"target": found.name, "rows": rows, "stored": stored, "reason": explanation.reason}
 
     def show() -> None:
-        read = "computed" if rows is None else f"read {rows} row{'s' * (rows != 1)}"
+        read = "computed" if rows is None else f"read {counted(rows, 'row')}"
         if stored:
             session.output.line("ok", f"{read}, and stored the answer")
         else:

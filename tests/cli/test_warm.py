@@ -43,6 +43,12 @@ def test_all_rows_are_read_by_primary_key(cold: Application) -> None:
     assert again == {"target": "Listing", "rows": ROWS, "statements": 0, "resumed": False}
 
 
+def test_one_row_is_in_the_singular(cold: Application) -> None:
+    warmed = cold.run("warm", "Seller", "--limit", "1", "--batch", "1")
+    assert warmed.out == "ok 1 row read, 1 statement for those that were not in the cache\n"
+    assert cold.run("verify", "Seller", "--sample", "1").out.startswith("ok 1 entry agrees with the database, ")
+
+
 def test_other_keys_are_read_too(cold: Application) -> None:
     cold.run("warm", "Listing", "--by", "slug", "--by", "seller")
     assert (keys(cold, "row"), keys(cold, "index"), keys(cold, "list")) == (ROWS, ROWS, 1)
