@@ -12,7 +12,7 @@ from aiomodelcache.backends.near import Near
 from aiomodelcache.backends.protocol import Backend
 from aiomodelcache.backends.signed import SignedBackend
 from aiomodelcache.binding.binder import bind
-from aiomodelcache.config import CacheConfig, Settings
+from aiomodelcache.config import CacheConfig, Settings, unknown_setting
 from aiomodelcache.declare.manager import ModelCacheManager, manager_of
 from aiomodelcache.declare.model import CachedModel
 from aiomodelcache.declare.targets import Target, targets_of
@@ -67,8 +67,7 @@ class ModelCache:
         **settings: Unpack[Settings],
     ) -> None:
         for name in settings.keys() - Settings.__annotations__.keys():
-            known = ", ".join(Settings.__annotations__)
-            raise CacheConfigurationError(f"ModelCache has no setting {name!r}. Its settings: {known}.")
+            raise CacheConfigurationError(unknown_setting("ModelCache", name))
         if not is_text(namespace):
             raise CacheConfigurationError(f"ModelCache: namespace is {shown(namespace)}: it must be a string.")
         if config is not None and not isinstance(config, CacheConfig):  # pyright: ignore[reportUnnecessaryIsInstance]

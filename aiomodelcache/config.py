@@ -66,6 +66,15 @@ class Settings(TypedDict, total=False):
     publish_stats: bool
 
 
+def unknown_setting(owner: str, name: str) -> str:
+    """Returns the message for a setting that does not exist: the names that do, the likeliest one first."""
+    from difflib import get_close_matches  # few programs misspell a setting
+
+    meant = get_close_matches(name, Settings.__annotations__, 1)
+    hint = f" Did you mean {meant[0]}?" if meant else ""
+    return f"{owner} has no setting {name!r}.{hint} Its settings: {', '.join(Settings.__annotations__)}."
+
+
 @dataclass(frozen=True, slots=True, init=False)
 class CacheConfig:
     """The settings of one ``ModelCache``. Raises ``CacheConfigurationError`` on a value out of range.
@@ -282,7 +291,7 @@ class CacheConfig:
                 raise CacheConfigurationError(f"CacheConfig.{setting.name} is {text}: {requirement}.")
             object.__setattr__(self, setting.name, value)
         for name in given:
-            raise TypeError(f"CacheConfig has no setting {name!r}.")
+            raise TypeError(unknown_setting("CacheConfig", name))
 
     @property
     def fill_ttl(self) -> float:

@@ -943,12 +943,18 @@ def test_a_wrong_setting_is_an_error_with_its_remedy(settings: dict[str, Any], m
     assert str(caught.value) == message
 
 
-def test_an_unknown_setting_is_an_error_that_lists_the_settings() -> None:
-    wrong: Any = {"timout": 5}
+@pytest.mark.parametrize(
+    ("name", "hint"), [("timout", " Did you mean timeout?"), ("on_error", " Did you mean on_write_error?"), ("zzz", "")]
+)
+def test_an_unknown_setting_is_an_error_that_lists_the_settings(name: str, hint: str) -> None:
+    wrong: Any = {name: 5}
+    known = f" has no setting {name!r}.{hint} Its settings: enabled, require_backend, inspect_columns, "
     with pytest.raises(CacheConfigurationError) as caught:
         ModelCache("memory://", **wrong)
-    known = "ModelCache has no setting 'timout'. Its settings: enabled, require_backend, inspect_columns, "
-    assert str(caught.value).startswith(known)
+    assert str(caught.value).startswith(f"ModelCache{known}")
+    with pytest.raises(TypeError) as refused:
+        CacheConfig(**wrong)
+    assert str(refused.value).startswith(f"CacheConfig{known}")
 
 
 def test_some_settings_may_be_zero_and_keywords_override_a_config() -> None:
