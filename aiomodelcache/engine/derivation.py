@@ -94,13 +94,17 @@ class Derivations:
         finally:
             tracker.end()
             reset_tracker(token)
+        for key in tracker.pending:
+            if key in tracker.versions:
+                tracker.add_table(key)
+            else:
+                tracker.needed |= {key}  # the next computation reads it before it begins
+                tracker.refuse("what it depends on was not read before it")
         number = len(tracker.recorded)
         if not number or tracker.unseen is not None:
             self._judge_unseen(derived, tracker, before)
         if tracker.unfinished:
             tracker.refuse("a lookup or a statement that it began failed, or had not ended")
-        if tracker.pending:
-            tracker.refuse("what it depends on was not read before it")
         if tracker.untracked:
             self._report(derived, tracker)
         if number > MANY_DEPENDENCIES:

@@ -1,5 +1,7 @@
 """``depends_on``: dependencies of a tracked computation that cannot be seen."""
 
+from asyncio import gather
+from collections import Counter
 from collections.abc import Awaitable, Generator, Iterable
 from typing import Any, cast
 
@@ -15,31 +17,38 @@ from aiomodelcache.scopes.tracking import Tracker, current_tracker
 class Declared:
     """The dependencies declared by one call of ``depends_on``. Awaiting it reads their present state."""
 
-    __slots__ = ("_cache", "_instances", "_models", "_tracker")
+    __slots__ = ("_cache", "_dependencies", "_tables", "_tracker")
 
-    def __init__(self, tracker: Tracker, cache: OpenCache, models: list[type[Model]], instances: list[Model]) -> None:
+    def __init__(self, tracker: Tracker, cache: OpenCache, dependencies: Iterable[type[Model] | Model]) -> None:
         self._tracker = tracker
         self._cache = cache
-        self._models = models
-        self._instances = instances
-        self._tracker.declared = True
-        for key in self._keys():
-            if key in tracker.versions:
-                tracker.add_table(key)
-            else:
-                tracker.needed |= {key}  # the next computation reads it before it begins
-                tracker.pending |= {key}
-
-    def _keys(self) -> set[bytes]:
-        """Returns the versions of the tables that stand for all of it."""
-        return {table_key_of(self._cache, model) for model in [*self._models, *map(type, self._instances)]}
+        self._dependencies = dependencies
+        self._tables = Counter(table_key_of(cache, _model_of(each)) for each in dependencies)
+        tracker.declared = True
+        tracker.pending = tracker.pending + self._tables
 
     def __await__(self) -> Generator[Any, None, None]:
         return self._read().__await__()
 
     async def _read(self) -> None:
-        await self._cache.derivations.depend_on(self._tracker, list(self._keys()))
-        self._tracker.pending -= self._keys()
+        tables, rows = set[bytes](), list[GetOrNoneQuery[Any]]()
+        for each in self._dependencies:
+            if isinstance(each, Model) and self._has_entry(each):
+                rows.append(GetOrNoneQuery(type(each), {"pk": each.pk}, self._cache))
+            else:
+                tables.add(table_key_of(self._cache, _model_of(each)))
+        await self._cache.derivations.depend_on(self._tracker, list(tables))
+        await gather(*rows)
+        self._tracker.pending = self._tracker.pending - self._tables
+
+    def _has_entry(self, instance: Model) -> bool:
+        """Returns True if a lookup of the instance's row is recorded. If not, the table stands for the row."""
+        transaction = self._cache.entries_of(type(instance)).schema.transaction()
+        return instance.pk is not None and transaction is None and not self._cache.bypass.off
+
+
+def _model_of(dependency: type[Model] | Model) -> type[Model]:
+    return dependency if isinstance(dependency, type) else type(dependency)
 
 
 class _Nothing:
@@ -58,9 +67,10 @@ def depends_on(*dependencies: type[Model] | Model) -> Awaitable[None]:
     ...     await depends_on(Event, Ticket)
     ...     return await connections.get("default").execute_query_dict("SELECT * FROM busiest_days_view")
 
-    Takes models, and instances, which stand for the tables of their models. Await it before the read that it declares.
-    Without ``await`` it stands for the tables as they were when the computation began. Outside of a tracked computation
-    it does nothing. Raises ``TypeError`` for anything else, and ``CacheNotRegistered`` for a model without a cache.
+    Takes models, which stand for their tables, and instances, which stand for their rows. Await it before the read that
+    it declares. Without ``await`` it stands for the tables as they were when the computation began, and so do instances
+    that are not saved, and those in a transaction. Outside of a tracked computation it does nothing. Raises
+    ``TypeError`` for anything else, and ``CacheNotRegistered`` for a model without a cache.
     """
     for each in dependencies:
         if not issubclass(type(each), Model) and not issubclass(each if isinstance(each, type) else object, Model):
@@ -68,10 +78,7 @@ def depends_on(*dependencies: type[Model] | Model) -> Awaitable[None]:
     tracker = current_tracker()
     if tracker is None:
         return _Nothing()
-    models = [each for each in dependencies if isinstance(each, type)]
-    return Declared(
-        tracker, default_cache().usable(), models, [each for each in dependencies if isinstance(each, Model)]
-    )
+    return Declared(tracker, default_cache().usable(), dependencies)
 
 
 async def fresh_arguments(value: Any) -> Any:

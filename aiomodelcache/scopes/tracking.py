@@ -4,6 +4,7 @@ Knows keys and tokens, not their meaning. A context variable holds the tracker, 
 share it. Tasks that outlive the computation have no tracker any more.
 """
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from contextvars import ContextVar, Token
 from typing import Any, Final, NamedTuple, Protocol
@@ -47,8 +48,8 @@ class Tracker:
     """True if the computation has declared what it depends on beside what can be seen."""
     untracked: frozenset[str] = _EMPTY
     """The tables that were read although writes to them are not noticed."""
-    pending: frozenset[bytes] = _EMPTY
-    """Table versions that were declared and not read yet."""
+    pending: Counter[bytes] = Counter()
+    """Table versions that were declared and not read yet, with the number of declarations. Replaced, never changed."""
     needed: frozenset[bytes] = _EMPTY
     """The keys of the table versions that the result depends on, or would if they had been read in time."""
     hits: Unsettled | None = None

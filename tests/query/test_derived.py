@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -439,6 +440,60 @@ class TestUntracked:
         await levels()
         assert calls == ["levels"] * 2
         assert not caplog.records
+
+    @pytest.mark.parametrize(
+        ("how", "others"),
+        [("awaited", False), ("not awaited", True), ("beside another", True), ("in a transaction", True)],
+    )
+    async def test_an_instance_stands_for_its_row_or_for_the_table(
+        self, how: str, others: bool, cache: ModelCache
+    ) -> None:
+        organizer = await Organizer.get(id=1)
+
+        @cached
+        async def number() -> int:
+            calls.append("number")
+            if how == "beside another":
+                depends_on(await Organizer.cache.get(id=3))
+            if how == "not awaited":
+                depends_on(organizer)
+            async with in_transaction() if how == "in a transaction" else nullcontext():
+                if how != "not awaited":
+                    await depends_on(organizer)
+                return await Plain.all().count()
+
+        await Organizer.create(id=3, name="lou")
+        for _ in range(3):
+            await number()
+        assert calls[-1:] == ["number"]
+        calls.clear()
+        await number()
+        assert not calls
+        await Organizer.filter(id=2).update(name="kay")
+        await number()
+        assert bool(calls) is others
+        await number()
+        calls.clear()
+        await number()
+        assert not calls
+        await Organizer.filter(id=1).update(name="kit")
+        await number()
+        assert calls == ["number"]
+        await organizer.delete()
+        await number()
+        assert calls == ["number"] * 2
+
+    async def test_an_instance_that_is_not_saved_stands_for_the_table(self, cache: ModelCache) -> None:
+        @cached
+        async def number() -> int:
+            calls.append("number")
+            await depends_on(Organizer(name="new"))
+            return await Plain.all().count()
+
+        assert [await number(), await number()] == [0, 0]
+        await Organizer.filter(id=2).update(name="kay")
+        await number()
+        assert calls == ["number"] * 2
 
     async def test_models_can_be_declared_by_setting(self, cache: ModelCache) -> None:
         @cached(depends_on=(Organizer,))
