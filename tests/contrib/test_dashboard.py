@@ -19,7 +19,9 @@ import httpx
 import pytest
 import uvicorn
 from starlette.applications import Starlette
+from starlette.authentication import UnauthenticatedUser
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.routing import Mount
 from tortoise.backends.base.client import BaseDBAsyncClient
 
@@ -122,6 +124,17 @@ async def test_authorize_decides_about_every_path(cache: ModelCache, kind: str) 
         client.headers["X-Operator"] = "yes"
         assert "Model cache" in (await client.get("/")).text
         assert (await client.get("/none")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "answer", [None, 0, 1, "no", UnauthenticatedUser(), Response(status_code=302)], ids=lambda each: type(each).__name__
+)
+async def test_only_true_authorizes(cache: ModelCache, answer: Any) -> None:
+    async with served(cache, authorize=lambda scope: answer, debug=False) as client:
+        refused = await client.get("/")
+        assert refused.status_code == 403
+        named = f"authorize returned <{type(answer).__name__}>, not True"
+        assert (named in refused.text) is (answer is not None)
 
 
 async def test_authorize_may_raise_the_exception_of_its_framework(cache: ModelCache) -> None:

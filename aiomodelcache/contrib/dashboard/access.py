@@ -47,8 +47,9 @@ class Access:
         answer: Any = self._authorize(scope)
         if inspect.isawaitable(answer):
             answer = await answer
-        if not answer:
-            raise Refused(403, "You are not authorized to see this dashboard.")
+        if answer is not True:  # frameworks have objects for users who are not logged in, and these are true
+            other = "" if answer is None or answer is False else f": authorize returned {described(answer)}, not True"
+            raise Refused(403, f"You are not authorized to see this dashboard{other}.")
 
 
 def is_local(scope: ASGIScope) -> bool:
