@@ -4,6 +4,7 @@ import asyncio
 import logging
 import sys
 import threading
+import traceback
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -130,6 +131,9 @@ def _run(body: Body, options: dict[str, Any], parameters: dict[str, Any], *, as_
         return _fail(str(error), USAGE)
     except KeyboardInterrupt:
         return 130
+    except Exception as error:  # Python's own status for it is that of faults found
+        traceback.print_exc()
+        return _fail(f"{type(error).__name__} was raised, mostly by the application's own code: see above.", USAGE)
     finally:
         logger.setLevel(level)
 

@@ -43,6 +43,27 @@ def test_a_wrong_setting_is_an_error_that_names_it(
     assert expected in application.run("check", status=2).err
 
 
+@pytest.mark.parametrize(
+    "place", ["settings", "a function of the settings", "a module of imports", "a module of models"]
+)
+def test_an_exception_of_the_application_is_no_fault_found(application: Application, place: str) -> None:
+    application.configure()
+    broken = f"broken_{application.folder.name}_{place.count(' ')}_{len(place)}"
+    code = 'def config():\n    raise KeyError("DATABASE_URL")\n'
+    (application.folder / f"{broken}.py").write_text(code if "function" in place else f"{code}config()\n")
+    if "settings" in place:
+        application.keys = {"tortoise": f'"{broken}.config"'}
+    elif "imports" in place:
+        application.keys = {"imports": f'["{broken}"]'}
+    else:
+        application.modules = (broken,)
+    application.configure()
+    error = application.run("check", status=2).err
+    assert "Traceback" in error
+    assert f'{broken}.py", line 2, in config' in error
+    assert error.endswith("error: KeyError was raised, mostly by the application's own code: see above.\n")
+
+
 def test_a_file_that_is_no_toml_is_named(application: Application) -> None:
     (application.folder / "pyproject.toml").write_text("[tool")
     assert f"{application.folder / 'pyproject.toml'} cannot be read" in application.run("check", status=2).err
