@@ -11,6 +11,7 @@ import click
 
 from aiomodelcache.backends.redis.backend import RedisBackend
 from aiomodelcache.cli.model_faults import of_collations, of_models
+from aiomodelcache.cli.output import counted
 from aiomodelcache.cli.raw_sql import MAX_FILES, Unnoticed, search
 from aiomodelcache.cli.session import FOUND, Session, command
 from aiomodelcache.cli.usage import of_usage
@@ -43,7 +44,7 @@ async def doctor_command(session: Session, code: Sequence[Path]) -> int:
     try:
         async with session.declarations() as cache:
             view = cache.open_cache
-            findings.append(Finding("ok", "declarations", f"{len(view.models)} cached models"))
+            findings.append(Finding("ok", "declarations", counted(len(view.models), "cached model")))
             findings += of_models(view)
             findings += _source(view, code or [session.settings.folder])
             findings += await _databases(view)
@@ -80,7 +81,11 @@ def _source(cache: OpenCache, folders: Sequence[Path]) -> list[Finding]:
     if not source.complete:
         text = f"only the first {MAX_FILES} files were read"
         found.append(Finding("warning", "source", text, "Name the folders of your code:", ("doctor --code src",)))
-    return found or [Finding("ok", "source", f"{source.files} files have no write that the cache does not notice")]
+    return found or [
+        Finding(
+            "ok", "source", f"{counted(source.files, 'file has', 'files have')} no write that the cache does not notice"
+        )
+    ]
 
 
 def _unnoticed(write: Unnoticed, tables: dict[str, str], folders: Sequence[Path]) -> Finding:
