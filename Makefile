@@ -55,9 +55,9 @@ SUBMAKE = $(MAKE) --no-print-directory
 # Compiled tests are kept, whatever the environment says: compiling them takes as long as half of the quick ones do.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --durations=10
 # Each worker has servers of its own, so they are not many; a file's tests stay together, because some share one. Tests wait
-# for servers and processes for a third of their time, so there is one worker more than there are processors.
+# for servers and processes for a third of their time, so there are two workers more than processors.
 # Tests are begun in the order of tests/conftest.py, which has the exhaustive ones last.
-WORKERS := -n $$(( $$(getconf _NPROCESSORS_ONLN || echo 2) + 1 )) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+WORKERS := -n $$(( $$(getconf _NPROCESSORS_ONLN || echo 2) + 2 )) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # Without T, runs the tests whatever lint and types say, so that one run shows everything there is to mend.
 .PHONY: test check
