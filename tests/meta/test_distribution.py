@@ -154,7 +154,7 @@ def test_twine_accepts_both_distributions(distributions: dict[str, Path], tmp_pa
 
 def test_a_program_can_use_the_installed_package(installed: Path, backend_url: str, tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(PROGRAM)
-    used = run(installed, "-W", "error", "program.py", backend_url, cwd=tmp_path)
+    used = run(installed, "-I", "-W", "error", "program.py", backend_url, cwd=tmp_path)
     assert Path(used.strip()).is_relative_to(installed.parents[1])
 
 
