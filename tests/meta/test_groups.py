@@ -129,6 +129,13 @@ def test_each_parameter_is_tried_on_some_database() -> None:
     assert {item.callspec.params["value"] for item in items if item in kept} == set(values)
 
 
+def test_a_quarter_of_the_parameters_of_an_exhaustive_test_is_tried() -> None:
+    items: list[Any] = [
+        Item(f"a.py::test[{number}-sqlite]", "db_url", exhaustive=True, value=object()) for number in range(40)
+    ]
+    assert len(part_of(items)) == 10
+
+
 @pytest.mark.slow(because="runs pytest in processes of its own")
 @pytest.mark.parametrize(("options", "collected"), [([], "6 tests collected"), (["--part"], "4/6 tests collected")])
 def test_only_a_whole_run_leaves_out_cases(options: list[str], collected: str, tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """The part of all cases that a test tries: a tenth or more, or all of them in ``make exhaustive``.
 
 Some tests choose this part by ``share``. Of others that have a database and many cases, ``make test`` and
-``make matrix`` try a quarter, with the option ``--part``, but each parameter on some database and store. Without it, as
-in ``make test T=tests/query``, all are tried.
+``make matrix`` try a quarter, with the option ``--part``, but each parameter on some database and store, unless the
+test is exhaustive. Without the option, as in ``make test T=tests/query``, all are tried.
 """
 
 import itertools
@@ -14,6 +14,8 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import pytest
+
+from tests.support.groups import is_exhaustive
 
 T = TypeVar("T")
 
@@ -41,8 +43,8 @@ PART = 4
 def part_of(items: Sequence[pytest.Item]) -> set[pytest.Item]:
     """Returns the tests that ``--part`` runs, which are the same in each run.
 
-    Of the cases of a test that has a database, these are four, or a quarter if that is more, and at least one with each
-    of its own parameters: on some database and some store. Its name decides which.
+    Of the cases of a test that has a database, these are four, or a quarter if that is more. Unless it is exhaustive,
+    there is at least one with each of its own parameters: on some database and some store. Its name decides which.
     """
     kept = set(items)
     cases: defaultdict[str, list[pytest.Item]] = defaultdict(list)
@@ -51,7 +53,8 @@ def part_of(items: Sequence[pytest.Item]) -> set[pytest.Item]:
             cases[item.nodeid.partition("[")[0]].append(item)
     for name, every in cases.items():
         random.Random(zlib.crc32(name.encode())).shuffle(every)
-        one_of_each = dict(zip(map(_own_parameters, every), every, strict=True)).values()
+        alike = map(is_exhaustive if is_exhaustive(every[0]) else _own_parameters, every)
+        one_of_each = dict(zip(alike, every, strict=True)).values()
         chosen = dict.fromkeys([*one_of_each, *every])
         number = max(LEAST, -(-len(every) // PART), len(one_of_each))
         kept.difference_update(itertools.islice(chosen, number, None))
