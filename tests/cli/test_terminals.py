@@ -108,7 +108,7 @@ def test_every_command_has_colours_on_a_terminal_and_none_in_a_pipe(service: App
         "these need relayed models: tests/cli"
     )
     tmux.until(lambda: not service.run("advise", "--published", status=None).status)  # its process has published
-    for name, given in share(COMMANDS.items(), one_in=3):
+    for name, given in share(COMMANDS.items(), one_in=6):
         arguments = (name, *given)
         with ThreadPoolExecutor(max_workers=1) as thread:
             pipe = thread.submit(service.process, *arguments)

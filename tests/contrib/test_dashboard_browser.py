@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Error, Page, expect, sy
 
 from tests.conftest import skip_or_fail
 from tests.contrib.watching import HOSTILE, WatchedServer
+from tests.support.effort import all_effort
 from tests.support.servers import ServerMissing
 from tests.support.servers.programs import find_program
 
@@ -94,8 +95,15 @@ def shoot(page: Page, name: str) -> None:
 # On each device ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("device", [DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize(
+    ("device", "scheme"),
+    [
+        pytest.param(DESKTOP, "light", id="desktop-light"),
+        pytest.param(PHONE, "dark", id="phone-dark"),
+        pytest.param(DESKTOP, "dark", id="desktop-dark", marks=all_effort),
+        pytest.param(PHONE, "light", id="phone-light", marks=all_effort),
+    ],
+)
 def test_it_is_accessible(open_page: Open, server: WatchedServer, device: dict[str, Any], scheme: str) -> None:
     server.ask_for("/work")
     page = open_page(color_scheme=scheme, **device)

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.compare import Pair, paired
 from benchmarks.guard import versions
+from tests.support.effort import all_effort
 
 ROOT = Path(__file__).parents[2]
 SLOWDOWN = """
@@ -50,6 +51,7 @@ def test_a_planted_slowdown_fails(redis_url: str, tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "Slower by more than 50 %: hit by pk."
 
 
+@all_effort
 @pytest.mark.exhaustive(because="measures two versions again and again")
 @pytest.mark.slow(because="measures two versions in several processes")
 def test_equal_sides_pass(redis_url: str) -> None:

@@ -2,7 +2,7 @@
 
 A failure prints the choices that led to it, and ``python -m tests.protocol.interleavings SCENARIO --choices ...``
 replays them. ``AIOMODELCACHE_SEED`` is the first seed of the random schedules. With all effort, there are ten times as
-many of them, the systematic schedules have one more preemption, and each test has all scenarios, not a fourth of them.
+many of them, the systematic schedules have one more preemption, and each test has all scenarios, not a sixth of them.
 """
 
 import os
@@ -22,7 +22,7 @@ PREEMPTIONS = 2 if FULL else 1
 RANDOM = 50 // SHARE
 
 
-@pytest.mark.parametrize("name", share(SCENARIOS, one_in=4))
+@pytest.mark.parametrize("name", share(SCENARIOS, one_in=6))
 async def test_a_scenario_is_correct_in_any_order(name: str, stage: Stage) -> None:
     run = partial(SCENARIOS[name].play, stage)
     async for _ in all_within(run, PREEMPTIONS):
@@ -32,7 +32,7 @@ async def test_a_scenario_is_correct_in_any_order(name: str, stage: Stage) -> No
         await run(at_random(seed), None)
 
 
-@pytest.mark.parametrize("name", share([name for name, each in SCENARIOS.items() if each.cancels], one_in=4))
+@pytest.mark.parametrize("name", share([name for name, each in SCENARIOS.items() if each.cancels], one_in=6))
 async def test_a_scenario_is_correct_with_an_actor_cancelled_at_any_step(name: str, stage: Stage) -> None:
     run = partial(SCENARIOS[name].play, stage)
     bases = [base async for base in all_within(run, 0)]
@@ -41,7 +41,7 @@ async def test_a_scenario_is_correct_with_an_actor_cancelled_at_any_step(name: s
             pass
 
 
-@pytest.mark.parametrize("name", share(SCENARIOS, one_in=4))
+@pytest.mark.parametrize("name", share(SCENARIOS, one_in=6))
 async def test_a_scenario_is_correct_with_the_store_failing_at_any_step(name: str, stage: Stage) -> None:
     """One operation does not reach the store, or its reply is lost."""
     run = partial(SCENARIOS[name].play, stage)

@@ -10,6 +10,7 @@ from redis.crc import key_slot
 
 from aiomodelcache.encoding.keys import KeySpace, encode_single, encode_tenant
 from aiomodelcache.encoding.partitions import CLUSTER_PARTITIONS, SLOTS, partitions_of, tag_in, tags_of
+from tests.support.effort import share
 
 CLUSTER = KeySpace(partitions=CLUSTER_PARTITIONS)
 NODES = 100
@@ -73,7 +74,7 @@ def test_models_and_namespaces_have_slots_of_their_own_and_connections_and_tenan
 
 
 @pytest.mark.exhaustive(because="makes 100,000 keys of each kind")
-@pytest.mark.parametrize("kind", VALUES)
+@pytest.mark.parametrize("kind", share(VALUES))
 def test_uniform_keys_burden_no_node_of_a_hundred_by_a_fifth_more_than_the_mean(kind: str) -> None:
     keys = [
         partitions_of(CLUSTER, "default", f"table{n % 10}").encode_single(VALUES[kind](n // 10)) for n in range(100_000)
