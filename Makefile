@@ -59,7 +59,8 @@ PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --durations=10
 # Tests are begun in the order of tests/conftest.py, which has the exhaustive ones last.
 WORKERS := -n $$(( $$(getconf _NPROCESSORS_ONLN || echo 2) + 2 )) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-# Without T, runs the tests whatever lint and types say, so that one run shows everything there is to mend.
+# Without T, runs the tests whatever lint and types say, so that one run shows everything there is to mend. These run
+# beside the tests, when these leave a processor idle, and are heard at the end if they fail.
 .PHONY: test check
 ifeq ($(origin T),command line)
 test: $(VENV)/.dev $(if $(CI),servers)
@@ -70,11 +71,11 @@ endif
 # Measuring doubles the time of the measured tests, so only `make check` does it.
 check: COVERAGE = $() --cov --cov-report=term-missing:skip-covered
 check $(EVERYTHING): $(VENV)/.dev $(if $(CI),servers)
-	@static=0; tests=0; \
-	$(SUBMAKE) --keep-going lint types || static=$$?; \
+	@static=0; tests=0; told=$$(mktemp); trap 'rm -f "$$told"' EXIT; \
+	nice $(SUBMAKE) --keep-going lint types >"$$told" 2>&1 & \
 	$(if $(CI),$(REQUIRE);) \
 	$(PYTEST) --part $(WORKERS)$(COVERAGE) || tests=$$?; \
-	test $$static = 0 || echo "Lint or types failed too: see above, or run make lint types." >&2; \
+	wait $$! || { static=$$?; cat "$$told" >&2; }; \
 	exit $$(( static ? static : tests ))
 
 # Needs no server. What is slow or exhaustive has the mark of that name, with its reason.
