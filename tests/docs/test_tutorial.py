@@ -18,6 +18,7 @@ import httpx
 import pytest
 import yaml  # type: ignore[import-untyped]
 
+from tests.support.effort import all_effort
 from tests.support.pages import DOCS, ROOT, blocks
 from tests.support.servers import PostgresServer, RedisServer
 from tests.support.servers.http import HttpServer
@@ -113,11 +114,13 @@ def run_tests(project: Path, **environment: str) -> str:
     return ran.stdout.splitlines()[-1]
 
 
+@all_effort  # the script below runs them, too
 @pytest.mark.slow(because="runs pytest in a project of its own")
 def test_the_tests_of_the_tutorial_pass_without_servers(project: Path) -> None:
     assert "6 passed" in run_tests(project)
 
 
+@all_effort
 def test_the_tests_of_the_tutorial_pass_on_postgresql_and_redis(
     project: Path, postgres_server: PostgresServer, redis_server: RedisServer
 ) -> None:
