@@ -13,6 +13,7 @@ from aiomodelcache.relay.captured import captured_tables
 from aiomodelcache.relay.triggers.installation import install
 from tests.relay.outside import other_program
 from tests.support.databases import DatabaseUrl
+from tests.support.effort import share
 from tests.support.gates import PATIENCE
 from tests.support.models.relayed_models import Author
 from tests.support.servers import RedisServer
@@ -42,7 +43,7 @@ async def letters() -> set[str]:
 
 
 @pytest.mark.long(because="it waits for the end of claims")
-@pytest.mark.parametrize("victim", range(NODES))
+@pytest.mark.parametrize("victim", share(range(NODES)))
 async def test_while_a_node_is_frozen_all_nodes_are_bypassed(
     database: BaseDBAsyncClient, db_url: DatabaseUrl, cluster: Cluster, victim: int
 ) -> None:
