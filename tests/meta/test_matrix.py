@@ -23,6 +23,7 @@ ON_THEIR_OWN = {
     "test_doctor.py": "the command line, a process of its own on a server that has a fault",
     "test_frameworks.py": "frameworks, one of which may not be installable on a Python",
     "test_matrix.py": "this module",
+    "test_near_cluster.py": "a rule for one subcommand, which servers have since Redis 7",
     "test_publication.py": "the command line, a process of its own on PostgreSQL",
     "test_plans.py": "models that are never looked up",
     "test_releases.py": "the example, which is a process of its own on PostgreSQL and Redis",
