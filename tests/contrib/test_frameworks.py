@@ -11,7 +11,11 @@ from websockets.sync.client import connect
 from tests.contrib.serving import PAGES, Framework, FrameworkServer, create_database
 from tests.support.servers import RedisServer
 
-pytestmark = pytest.mark.slow(because="starts servers")
+pytestmark = [
+    pytest.mark.exhaustive(because="serves the page of every framework"),
+    pytest.mark.long(because="each server takes seconds to start"),
+    pytest.mark.slow(because="starts servers"),
+]
 
 HYPERCORN = ("-m", "hypercorn", "--bind", "127.0.0.1:{port}", "--workers", "2", "served:app")
 UVICORN = ("-m", "uvicorn", "served:app", "--port", "{port}", "--workers", "2")

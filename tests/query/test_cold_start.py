@@ -4,10 +4,13 @@ import pytest
 
 from benchmarks.cold_start import WITHOUT, Scenario, run
 
+pytestmark = [
+    pytest.mark.exhaustive(because="makes thousands of lookups"),
+    pytest.mark.slow(because="it makes 2,900 lookups, or asks as many queries"),
+]
 SCENARIO = {"rows": 400, "overloaded": 3.0, "afterwards": 3.0, "patience": 1.0}
 
 
-@pytest.mark.slow(because="it makes 2,900 lookups")
 def test_an_overload_ends_when_its_cause_ends() -> None:
     """Loading every row takes the database two seconds. The overload lasts three, and the last two are measured."""
     outcome = run(Scenario(settings={"lease_ttl": 0.2, "load_limit": 3}, **SCENARIO))
@@ -16,7 +19,6 @@ def test_an_overload_ends_when_its_cause_ends() -> None:
     assert 1 <= outcome.most_in_flight <= max(outcome.limits) <= 3
 
 
-@pytest.mark.slow(because="it makes 2,900 lookups")
 def test_without_longer_leases_and_a_limit_the_overload_does_not_end() -> None:
     outcome = run(Scenario(settings={"lease_ttl": 0.2, **WITHOUT}, **SCENARIO))
     assert outcome.ratio(since=4.0) < 0.5
@@ -26,7 +28,6 @@ def test_without_longer_leases_and_a_limit_the_overload_does_not_end() -> None:
 QUERIES = {**SCENARIO, "queries": True, "statement": 0.0}
 
 
-@pytest.mark.slow(because="it asks 2,900 queries")
 def test_an_overload_by_queries_ends_when_its_cause_ends() -> None:
     """No statement answers two queries. Those that have waited for too long fail, so the others are stored in time."""
     outcome = run(Scenario(settings={"compute_ttl": 0.4, "load_limit": 3, "load_wait": 0.2}, **QUERIES))
@@ -35,7 +36,6 @@ def test_an_overload_by_queries_ends_when_its_cause_ends() -> None:
     assert 1 <= outcome.most_in_flight <= max(outcome.limits) <= 3
 
 
-@pytest.mark.slow(because="it asks 2,900 queries")
 def test_without_a_limit_an_overload_by_queries_does_not_end() -> None:
     outcome = run(Scenario(settings={"compute_ttl": 0.4, "load_limit": None}, **QUERIES))
     assert outcome.ratio(since=4.0) < 0.5
