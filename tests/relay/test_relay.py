@@ -287,7 +287,9 @@ async def test_a_relay_that_ends_at_any_step_loses_no_line(
         assert bool(await first.claim_left()) is (step == "claim" and not before)
         assert await second.drain()
         assert await answers() == await fresh(cache) != old
-        assert await second.claim_left() > 0
+        async with asyncio.timeout(PATIENCE):
+            while not await second.claim_left():  # the lookups may have taken longer than its claim holds
+                await second.drain()
         assert await second.source.changes(10) == []
 
 
