@@ -30,6 +30,7 @@ from aiomodelcache import (
 from aiomodelcache.testing import CountingBackend, assert_ops
 from tests.query import test_derived as derived
 from tests.support.models.derived_models import Happening, Label, Organizer, Plain, Shelf
+from tests.support.plain import plain
 
 pytestmark = pytest.mark.models("tests.support.models.derived_models")
 
@@ -85,26 +86,6 @@ QUERIES: dict[str, Callable[[], Awaitable[Any]]] = {
     "raw expression": lambda: Happening.annotate(twice=RawSQL("level * 2")).order_by("id"),
     "union": lambda: Happening.filter(level=5).union(Happening.filter(organizer_id=1)).order_by("id"),
 }
-
-
-def plain(value: Any, depth: int = 4) -> Any:
-    """Returns a value with all that its instances hold, as plain values."""
-    if isinstance(value, Model):
-        if not depth:
-            return type(value), value.pk
-        held: dict[str, Any] = {}
-        for name, part in sorted(vars(value).items()):
-            if hasattr(part, "related_objects"):
-                if part._fetched:
-                    held[name] = [plain(each, depth - 1) for each in part.related_objects]
-            elif not name.startswith("_aiomodelcache"):
-                held[name] = plain(part, depth - 1)
-        return type(value), held
-    if isinstance(value, list | tuple):
-        return type(value)([plain(each, depth) for each in value])
-    if isinstance(value, dict):
-        return {key: plain(each, depth) for key, each in value.items()}
-    return value
 
 
 async def test_relations_and_in_bulk_of_a_model_are_querysets(cache: ModelCache, backend: CountingBackend) -> None:

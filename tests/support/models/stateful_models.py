@@ -47,6 +47,7 @@ class Label(CachedModel):
     class CacheMeta:
         cached_foreignkeys = ["owner"]
         cached_manytomany = ["items"]
+        queries_by = ["owner"]
 
 
 class Item(Numbered):
@@ -75,6 +76,7 @@ class Eager(Numbered):
         filter_key_fields_list = [("team",)]
         invalidation = InvalidationType.RESET
         write_through = True
+        queries_by = ["team"]
 
 
 class Loose(Numbered):
@@ -88,6 +90,7 @@ class Loose(Numbered):
         filter_key_fields_list = [("team",)]
         invalidation = InvalidationType.DYNAMIC
         allowtime = ALLOWTIME
+        queries_ignore = ["place"]
 
 
 class Setting(Model):
