@@ -34,6 +34,11 @@ _AFTER_TABLES: Final = frozenset(
 """Words after which a comma does not separate tables."""
 _NO_KEYWORD_AFTER: Final = frozenset({".", "AS", "FOR"})
 """Words after which one of these is a name, or part of an index hint."""
+_AFTER_TABLE: Final = _AFTER_TABLES | {
+    "JOIN", "LEFT", "RIGHT", "FULL", "INNER", "CROSS", "NATURAL", "ON", "USING", "OFFSET", "FETCH", "FOR",
+    "TABLESAMPLE",
+}  # fmt: skip
+"""Words after a table that are no alias of it."""
 _BEFORE_OTHER_FROM: Final = frozenset({"EXTRACT", "SUBSTRING", "TRIM", "OVERLAY"})
 """Functions inside whose parentheses FROM does not name a table."""
 _MAX_CACHED_LENGTH: Final = 4_000
@@ -47,7 +52,7 @@ class NamedTables(NamedTuple):
     repeated: frozenset[str]
     """Those names that occur several times."""
     words: frozenset[str]
-    """All words of the statement, unquoted and in lower case, and ``*`` if it may stand for all columns."""
+    """All words of the statement, unquoted and in lower case, and ``*`` if it may read columns without naming them."""
     words_from: frozenset[str]
     """The words from the first FROM on: all but the columns that a SELECT without subqueries returns."""
     only_reads: bool
@@ -68,6 +73,10 @@ class _TokenizedStatement:
         self._words: list[str] = []
         """The same, in upper case where they are no quoted names."""
         self._names: dict[str, int] = {}
+        self._rows: dict[int, str] = {}
+        """The names that stand for a row of a table, by the place where each is given (PostgreSQL)."""
+        self._unnamed: list[int] = []
+        """The places at which columns are read that are not named."""
         for match in re.finditer(_TOKEN, sql):
             text = match["name"] or match["mark"] or (_TEXT if match["text"] else None)
             is_comment = match["hash"] and (dialect == "mysql" or len(match[0]) == 1)
@@ -85,20 +94,24 @@ class _TokenizedStatement:
     def tables(self) -> NamedTables:
         words = self._words
         lists, callers = [False], [""]  # for each open parenthesis: do commas separate tables, the word before it
-        at = 0
+        at, expected = 0, -1  # the place where a table is expected in parentheses
         while at < len(words):
             word = words[at]
             at += 1
             if word in ("(", "["):
                 callers.append(words[at - 2] if at > 1 else "")
-                lists.append(False)
+                lists.append(at == expected + 1 and words[at : at + 1] == ["("])
+                expected = at if lists[-1] else -1
             elif word in (")", "]") and len(lists) > 1:
                 callers.pop()
                 lists.pop()
             elif word in _BEFORE_TABLE and not self._is_other_from(at, callers[-1]):
                 lists[-1] = True
-                at = self._add_table(at)
+                at = expected = self._add_table(at)
             elif word == "," and lists[-1]:
+                at = expected = self._add_table(at)
+            elif word == "IN" and self._dialect == "sqlite" and words[at : at + 1] != ["("]:
+                self._unnamed.append(at)
                 at = self._add_table(at)
             elif word in _AFTER_TABLES and self._is_keyword(at - 1):
                 lists[-1] = False
@@ -108,6 +121,7 @@ class _TokenizedStatement:
         writes = any(word in _WRITES and words[at + 1 : at + 2] != ["("] for at, word in enumerate(words))
         repeated = frozenset(name for name, number in self._names.items() if number > 1)
         start = words.index("FROM") if "FROM" in words else 0
+        self._find_unnamed()
         all_words, words_from = self._lower_words(0), self._lower_words(start)
         return NamedTables(tuple(self._names), repeated, all_words, words_from, only_reads and not writes)
 
@@ -122,9 +136,16 @@ class _TokenizedStatement:
 
     def _lower_words(self, start: int) -> frozenset[str]:
         names = {_unquoted(text).lower() for text in self._texts[start:]} - {"*"}
-        words = self._words[start:]
-        stars = [at for at, word in enumerate(words) if word == "*" and words[at - 1 : at] != ["("]]
-        return frozenset([*names, "*"] if stars else names)
+        return frozenset([*names, "*"] if max(self._unnamed, default=-1) >= start else names)
+
+    def _find_unnamed(self) -> None:
+        """Finds the places of stars, natural joins, and of names of tables that stand for a row (PostgreSQL)."""
+        words, rows = self._words, frozenset(self._rows.values())
+        for at, word in enumerate(words):
+            is_star = word == "*" and words[at - 1 : at] != ["("]
+            is_row = at not in self._rows and self._folded(at) in rows and "." not in words[max(0, at - 1) : at + 2]
+            if is_star or is_row or word == "NATURAL":
+                self._unnamed.append(at)
 
     def _find_common(self) -> dict[str, int]:
         """Returns the common table expressions before a statement, and the place after which each can be named.
@@ -188,7 +209,19 @@ class _TokenizedStatement:
         if len(parts) > 1 or is_function or place < self._common.get(parts[0], len(words)):
             name = ".".join(parts) + ("()" if is_function else "")
             self._names[name] = self._names.get(name, 0) + 1
+        if self._dialect == "postgres" and not is_function:
+            self._add_row(at)
         return at
+
+    def _add_row(self, at: int) -> None:
+        """Adds the name of a row of the table that is named before a place: its alias, or its own name."""
+        words = self._words
+        alias = at + (words[at : at + 1] == ["AS"])
+        is_alias = alias < len(words) and words[alias] not in _AFTER_TABLE and words[alias][0] not in "(),.;*[]'"
+        place = alias if is_alias else at - 1
+        self._rows[place] = self._folded(place)
+        if is_alias and words[alias + 1 : alias + 2] == ["("]:  # other names for the columns
+            self._unnamed.append(alias)
 
 
 def _unquoted(name: str) -> str:

@@ -84,10 +84,22 @@ def test_what_could_hide_a_table_is_an_unknown_one(dialect: str, sql: str) -> No
         (SQLITE, "SELECT a FROM t AS window, plain"),
         (SQLITE, "SELECT a FROM t fetch, plain"),
         (POSTGRES, "SELECT a FROM t JOIN u ON t.a && ARRAY[b, c], plain"),
+        (MYSQL, "SELECT 1 FROM ((SELECT a, b FROM t) AS x, plain) JOIN u"),
+        (SQLITE, "SELECT 1 FROM (((SELECT a, b FROM t) AS x JOIN u), plain)"),
     ],
 )
 def test_words_that_look_like_keywords_end_no_list_of_tables(dialect: str, sql: str) -> None:
     assert "plain" in tables_in(sql, dialect).names
+
+
+@pytest.mark.parametrize("name", ["plain", '"plain"', "`plain`", "main.plain", "'plain'", "[plain]"])
+def test_sqlite_reads_the_table_after_in(name: str) -> None:
+    """All columns of it, although the statement names none."""
+    named = tables_in(f"SELECT a FROM t WHERE a NOT IN {name} AND b IN (1, 2)", SQLITE)
+    assert {"plain", "main.plain", UNKNOWN} & {*named.names}
+    assert "*" in named.words & named.words_from
+    assert tables_in("SELECT POSITION(a IN b) FROM t", POSTGRES).names == ("t",)
+    assert "*" not in tables_in("SELECT a FROM t WHERE b IN (1, 2)", SQLITE).words
 
 
 def test_operators_and_escapes_of_the_dialects_are_known() -> None:
@@ -125,6 +137,42 @@ def test_words_are_all_words_and_a_star_for_columns() -> None:
     assert "*" not in words
     assert "*" in tables_in("SELECT t.* FROM t", SQLITE).words
     assert "*" in tables_in("SELECT a, * FROM t", SQLITE).words
+
+
+@pytest.mark.parametrize("dialect", ALL)
+def test_a_natural_join_reads_columns_that_it_does_not_name(dialect: str) -> None:
+    assert "*" in tables_in("SELECT t.a FROM t NATURAL JOIN u", dialect).words
+
+
+@pytest.mark.parametrize(
+    ("sql", "seen_after_from"),
+    [
+        ("SELECT to_jsonb(t) FROM t", False),
+        ("SELECT row_to_json(x) FROM s.t x", False),
+        ("SELECT X::text FROM t AS x", False),
+        ('SELECT count(DISTINCT "T") FROM "T"', False),
+        ("SELECT a FROM t WHERE t IS NOT NULL", True),
+        ("SELECT a FROM u x JOIN t y ON x.a = y.a ORDER BY y", True),
+        ("SELECT to_jsonb(z) FROM (SELECT y FROM t y) z", True),
+        ("SELECT x.b FROM t x (b, c)", True),
+    ],
+)
+def test_postgres_reads_all_columns_where_a_table_stands_for_its_row(sql: str, seen_after_from: bool) -> None:
+    assert "*" in tables_in(sql, POSTGRES).words
+    assert ("*" in tables_in(sql, POSTGRES).words_from) is seen_after_from
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT t.a FROM t",
+        'SELECT "x"."a" "t" FROM t AS x',
+        "SELECT x.a FROM t x JOIN u y ON x.a = y.b",
+        "SELECT a FROM s.t",
+    ],
+)
+def test_other_names_of_a_table_read_no_further_columns(sql: str) -> None:
+    assert "*" not in tables_in(sql, POSTGRES).words
 
 
 def test_the_words_after_from_leave_out_the_columns_that_are_returned() -> None:

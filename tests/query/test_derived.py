@@ -390,6 +390,29 @@ async def test_columns_that_queries_ignore_leave_them_valid(cache: ModelCache, b
     assert await names() == ["kay", "lee"]
 
 
+@pytest.mark.only_on("postgres", because="other databases have no name for a whole row")
+async def test_a_row_as_a_whole_has_the_columns_that_queries_ignore(cache: ModelCache) -> None:
+    @cached
+    async def rows() -> Any:
+        return await connection().execute_query_dict("SELECT to_jsonb(o)::text AS row FROM organizer o ORDER BY id")
+
+    before = await rows()
+    await Organizer.filter(id=1).update(seen=8)
+    assert '"seen": 8' in (await rows())[0]["row"] != before[0]["row"]
+
+
+@pytest.mark.only_on("sqlite", because="other databases take a subquery there")
+async def test_a_table_after_in_is_a_dependency(cache: ModelCache) -> None:
+    @cached
+    async def number() -> int:
+        sql = "SELECT COUNT(*) AS number FROM happening WHERE (1, 'renamed') IN label"
+        return int((await connection().execute_query_dict(sql))[0]["number"])
+
+    assert await number() == 0
+    await Label.filter(id=1).update(name="renamed")
+    assert await number() == 3
+
+
 class TestUntracked:
     """Tables whose writes nothing notices: those of models without a cache, or with ``queries = False``."""
 
