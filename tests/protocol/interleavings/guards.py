@@ -386,8 +386,8 @@ GUARDS = {
     "lines are trimmed after the line that stands for them is there": Guard(
         "relay.source:TriggerSource.trim",
         'await client.execute_query(f"INSERT INTO {CHANGES} ({columns}) VALUES {values}")\n'
-        '        await self._lines.delete([line.id for line in lines])',
-        'await self._lines.delete([line.id for line in lines])\n'
+        "        await self._lines.delete([line.id for line in lines])",
+        "await self._lines.delete([line.id for line in lines])\n"
         '        await client.execute_query(f"INSERT INTO {CHANGES} ({columns}) VALUES {values}")',
         "outside, and lines that are trimmed",
     ),
