@@ -243,7 +243,8 @@ async def test_a_migration_runs_the_script(
         assert ("seat", (1, "a"), (1, "x")) in seen(await drained(source))
         await source.close()
         if db_url.dialect == "mariadb":
-            modes = await run("SELECT DISTINCT sql_mode FROM information_schema.triggers")
+            own = "FROM information_schema.triggers WHERE trigger_schema = DATABASE()"  # MySQL has others
+            modes = await run(f"SELECT DISTINCT sql_mode {own}")
             assert [*map(tuple, modes)] == [("NO_ENGINE_SUBSTITUTION",)], "no conversion fails"
 
 
