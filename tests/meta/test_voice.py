@@ -36,12 +36,12 @@ IMPERATIVES = {"Create", "Get", "Give", "Make", "Return", "Set"}
 MAX_WORDS = 25
 """Maximum number of words of a sentence of a document. A longer one has more than one idea."""
 LONG_SENTENCES = {
-    "CHANGELOG.md": 60,
+    "CHANGELOG.md": 57,
     "README.md": 1,  # the list of tasks
     "SECURITY.md": 3,
     "docs/guide/outside-writes.md": 2,
     "docs/index.md": 1,  # a measured sentence
-    "docs/performance.md": 30,
+    "docs/performance.md": 3,  # what was measured, and with which peers
 }
 """Maximum numbers of longer sentences, by document. Lower a number when you cut one."""
 
