@@ -91,7 +91,7 @@ class TestRedis:
         self, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         ports = iter([own_redis.port, server.free_port()])
-        monkeypatch.setattr(server, "free_port", lambda: next(ports))
+        monkeypatch.setattr(server, "free_port", lambda _: next(ports))
         with RedisServer() as second:
             assert second.port != own_redis.port
 

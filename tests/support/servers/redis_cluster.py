@@ -19,6 +19,9 @@ PATIENCE = 60
 class ClusterNode(RedisServer):
     """One node, which does not know the other nodes yet."""
 
+    # Nodes also listen on a port that is greater by 10,000, which no outgoing connection may have.
+    _ports = range(10_000, 22_000)
+
     def _command(self) -> list[str | Path]:
         # A busy machine may be silent for a while, which is not a failure.
         settings = ["--cluster-enabled", "yes", "--cluster-node-timeout", "60000"]

@@ -42,13 +42,13 @@ class ServerFailed(Exception):
     """The program exists but did not start. The message ends with its log."""
 
 
-def free_port() -> int:
+def free_port(ports: range = _PORTS) -> int:
     """Returns a TCP port of 127.0.0.1 on which no process listens at the moment."""
-    for port in random.sample(_PORTS, 100):
+    for port in random.sample(ports, 100):
         with socket.socket() as probe, suppress(OSError):
             probe.bind((HOST, port))
             return port
-    raise ServerFailed(f"No free port among 100 tried in {_PORTS}.")
+    raise ServerFailed(f"No free port among 100 tried in {ports}.")
 
 
 class Server(abc.ABC):
@@ -65,6 +65,7 @@ class Server(abc.ABC):
     _not_yet: ClassVar[tuple[type[Exception], ...]]
     """The exceptions that ``ask`` raises while the server is starting."""
     _end_signal: ClassVar[signal.Signals] = signal.SIGKILL  # the data need not be saved
+    _ports: ClassVar[range] = _PORTS
 
     def __init__(self) -> None:
         self.port = 0
@@ -145,7 +146,7 @@ class Server(abc.ABC):
 
     def _launch_on_free_port(self) -> None:
         for attempts_left in (2, 1, 0):
-            self.port = free_port()
+            self.port = free_port(self._ports)
             try:
                 self._launch()
             except ServerFailed as error:
