@@ -164,6 +164,7 @@ async def test_a_batch_reads_the_epoch_of_each_partition_once(way: str, counted:
     assert sum(calls["mget"] for calls in found) == len(epochs)
 
 
+@pytest.mark.unobserved(because="a lookup that observers are told of is read as any other")
 async def test_a_few_rows_by_get_many_are_read_with_an_epoch_each(counted: Counted) -> None:
     found = await counted.of(lambda: Artist.cache.get_many(PKS))
     assert len(found) == 3
