@@ -1,8 +1,9 @@
 """A unique index and its row in two partitions of a Redis Cluster: each partition has an epoch and a stamp.
 
 The model of ``plans.late_leases`` and ``encoding.partitions``. The nodes answer in any order. A reader knows the row's
-partition before its statement only if it has followed the index before (``predicts``). The node with the row may fail
-over to a replica that lacks its last changes. Intents that are lost before the COMMIT are not among these: see
+partition before its statement only if it has followed the index before (``predicts``). Otherwise it asks the row's node
+afterwards how old the stamp is (``by_clock``). The node's clock may jump once. The node with the row may fail over to a
+replica that lacks its last changes. Intents that are lost before the COMMIT are not among these: see
 ``docs/consistency.md``.
 """
 
@@ -52,11 +53,34 @@ _LIFE = 1_000
 """A version is its number and this many times the life of its node."""
 
 
+class Stamp(NamedTuple):
+    """A version that shows when it was stored, by the clock of its node."""
+
+    number: int
+    stored: int
+
+    def __str__(self) -> str:
+        return f"stamp {self.number}, stored at {self.stored}"
+
+
 class Node(NamedTuple):
-    """The node with the row: its life, and what its replica holds. None if it cannot fail over any more."""
+    """The node with the row."""
 
     life: int = 0
     replica: tuple[Cell, ...] | None = None
+    """What its replica holds. None if it cannot fail over any more."""
+    time: int = 0
+    """The true time, which readers measure differences of."""
+    ahead: int = 0
+    """How far the node's clock is ahead of it."""
+    last_tick: int = 0
+    jumps: tuple[int, ...] = ()
+    """The ways in which the clock may still jump."""
+
+    @property
+    def clock(self) -> int:
+        """The time that the node's clock shows."""
+        return self.time + self.ahead
 
 
 def version(key: int, rules: Rules, *, create: bool = False) -> Operation:
@@ -82,28 +106,69 @@ def renew(key: int) -> Operation:
     return run
 
 
-def _made(world: World, key: int) -> Version:
-    life = world.side.life if key in _ON_NODE else 0
-    return Version(life * _LIFE + world.serial + 1)
+def _made(world: World, key: int) -> Any:
+    number = (world.side.life if key in _ON_NODE else 0) * _LIFE + world.serial + 1
+    return Stamp(number, world.side.clock) if key == STAMP else Version(number)
 
 
-def _current(world: World, key: int, rules: Rules) -> Cell:
-    cell = world.cells[key]
-    of_node = rules.version_of_node and key in _ON_NODE and isinstance(cell, Version)
+def _current(world: World, key: int, rules: Rules) -> Any:
+    cell: Any = world.cells[key]
+    of_node = rules.version_of_node and key in _ON_NODE and isinstance(cell, Version | Stamp)
     return None if of_node and cell.number // _LIFE != world.side.life else cell
+
+
+def clock() -> Operation:
+    """Asks the node with the row for its clock. Answers how far that is ahead."""
+
+    def run(world: World) -> Iterator[Outcome]:
+        yield Outcome(f"the node's clock is {world.side.ahead} ahead", world.side.ahead, world)
+
+    return run
+
+
+def moment() -> Operation:
+    """Answers with the time of the reader, of which only differences count."""
+
+    def run(world: World) -> Iterator[Outcome]:
+        yield Outcome(f"the time is {world.side.time}", world.side.time, world)
+
+    return run
+
+
+def check_since(rules: Rules) -> Operation:
+    """Reads the epoch and the stamp of the row's partition at the same moment, and the node's clock.
+
+    Answers with the epoch, the time of the stamp by the node's clock, and how far that is ahead. The epoch is None if
+    the stamp is absent, which is made anew.
+    """
+
+    def run(world: World) -> Iterator[Outcome]:
+        epoch, stamp = _current(world, EPOCH, rules), _current(world, STAMP, rules)
+        if stamp is None:
+            stamp = _made(world, STAMP)
+            world, epoch = world.put(STAMP, stamp, serial=world.serial + 1), None
+        label = f"read {KEYS[EPOCH]}: {epoch or 'nothing'}, and the {stamp}"
+        yield Outcome(label, (epoch, stamp.stored, world.side.ahead), world)
+
+    return run
 
 
 def node_events(world: World, *, loses_intents: bool = False) -> Iterator[Outcome]:
     """Yields the events of ``world``, and those of the node with the row: its replica catches up, and is promoted."""
     yield from events(world)
     node: Node = world.side
+    if node.time < node.last_tick:
+        yield Outcome("time goes on", None, world._replace(side=node._replace(time=node.time + 1)))
+    for jump in node.jumps:
+        after = node._replace(ahead=node.ahead + jump, jumps=())
+        yield Outcome(f"the node's clock jumps by {jump:+}", None, world._replace(side=after))
     if node.replica is None:
         return
     now = tuple(world.cells[key] for key in _ON_NODE)
     if node.replica != now:
         yield Outcome("the replica catches up", None, world._replace(side=node._replace(replica=now)))
     if loses_intents or all(map(_has_intents, node.replica, now)):
-        after = world._replace(side=Node(node.life + 1))
+        after = world._replace(side=node._replace(life=node.life + 1, replica=None))
         for key, cell in zip(_ON_NODE, node.replica, strict=True):
             after = after.put(key, cell)
         yield Outcome("the replica is promoted", None, after)
@@ -125,8 +190,8 @@ def wait_for_replica(key: int, writer: str) -> Operation:
     return run
 
 
-def look_up(me: str, rules: Rules, predicts: bool) -> Body:
-    """Makes the lookup ``get(slug="a")``."""
+def look_up(me: str, rules: Rules, predicts: bool | None) -> Body:
+    """Makes the lookup ``get(slug="a")``. ``predicts``: None for a reader that asks the clock of the row's node."""
     began, index = yield beginning(read(INDEX))
     epoch = yield version(INDEX_EPOCH, rules)
     usable = isinstance(index, Entry) and (index.row is not None or index.epoch == epoch)
@@ -160,7 +225,7 @@ def load_row(me: str, rules: Rules, held: Any) -> Body:
     return row
 
 
-def load_index(me: str, rules: Rules, predicts: bool, replaced: Entry | None) -> Body:
+def load_index(me: str, rules: Rules, predicts: bool | None, replaced: Entry | None) -> Body:
     """Loads the row by its slug, and fills the index, and the row if its partition was known."""
     own = Lease((me, "index"))
     if (yield lease(INDEX, own.token, replaced)) != own:
@@ -169,13 +234,21 @@ def load_index(me: str, rules: Rules, predicts: bool, replaced: Entry | None) ->
     stamp_key = STAMP if rules.stamp_of_partition else INDEX_STAMP
     index_epoch = yield version(INDEX_EPOCH, rules, create=True)
     known: tuple[Any, Any] | None = None
+    before = since = None
     if predicts:
         known = yield from _versions(rules, stamp_key)
+    elif predicts is None:
+        before = yield clock()
+        since = yield moment()
     row = yield select()
+    if not rules.since_before_sql:
+        since = yield moment()
     if not rules.partition_known_before:
         known = yield from _versions(rules, stamp_key)
     if row is not None and known is not None:
         yield from fill_late(me, rules, row, known, stamp_key)
+    elif row is not None and before is not None:
+        yield from fill_by_clock(me, rules, row, before, since)
     yield fill(INDEX, own, Entry(row, own.token, index_epoch) if isinstance(index_epoch, Version) else None)
     return row
 
@@ -192,6 +265,20 @@ def fill_late(me: str, rules: Rules, row: Row, known: tuple[Any, Any], stamp_key
     if (yield lease(ROW, own.token)) == own:
         again = yield version(stamp_key, rules, create=True)
         unchanged = again == stamp and isinstance(epoch, Version)
+        yield fill(ROW, own, Entry(row, own.token, epoch) if unchanged else None)
+
+
+def fill_by_clock(me: str, rules: Rules, row: Row, before: int, since: Any) -> Body:
+    """Fills if the stamp is older than ``since``. The node's clock may have jumped after it was ``before`` ahead."""
+    own = Lease((me, "row"))
+    if (yield lease(ROW, own.token)) == own:
+        found = yield check_since(rules)
+        epoch, stored, ahead = found
+        if not rules.epoch_with_stamp:
+            epoch = yield version(EPOCH, rules, create=True)
+        limit = since + min((before,) * rules.clock_before + (ahead,) * rules.clock_after)
+        older = stored < limit if rules.stamp_strictly_older else stored <= limit
+        unchanged = older and isinstance(epoch, Version)
         yield fill(ROW, own, Entry(row, own.token, epoch) if unchanged else None)
 
 
@@ -256,7 +343,7 @@ def at_rest(rules: Rules, world: World) -> None:
 def system(
     rules: Rules,
     *,
-    predicts: tuple[bool, ...] = (),
+    predicts: tuple[bool | None, ...] = (),
     writers: int = 0,
     bulk: int = 0,
     clears: int = 0,
@@ -264,13 +351,16 @@ def system(
     warm: bool = False,
     fails_over: bool = False,
     loses_intents: bool = False,
+    ticks: int = 0,
+    jumps: tuple[int, ...] = (),
     crashes: int = 0,
 ) -> System[World]:
-    """Returns a system of readers, with or without a prediction, and writers of each kind.
+    """Returns a system of readers, with or without a prediction or by the node's clock, and writers of each kind.
 
     ``start``: the row exists at first. ``warm``: the index and the row are filled then. ``fails_over``: the node with
     the row may fail over once, to a replica that has been equal at any earlier moment. ``loses_intents``: it may lack
-    intents, too, and writers wait for it.
+    intents, too, and writers wait for it. ``ticks``: how often time goes on. ``jumps``: those that the clock of the row's
+    node may make, one in all.
     """
     processes = [Process(f"R{n}", partial(look_up, f"R{n}", rules, known), True) for n, known in enumerate(predicts)]
     for letter, number, body, mortal in (
@@ -280,12 +370,13 @@ def system(
     ):
         processes += [Process(f"{letter}{n}", partial(body, f"{letter}{n}", rules), mortal) for n in range(number)]
     row = Row(0) if start else None
-    world = World((Commit(row, 0),), (None,) * len(KEYS), side=Node())
+    # The first stamp is as old as time, which begins at 1.
+    world = World((Commit(row, 0),), (None,) * len(KEYS), side=Node(time=1, last_tick=1 + ticks, jumps=jumps))
     for number, key in enumerate((EPOCH, STAMP, INDEX_EPOCH, INDEX_STAMP), 1):
-        world = world.put(key, Version(number), serial=number)
+        world = world.put(key, Stamp(number, 0) if key == STAMP else Version(number), serial=number)
     for key, epoch in ((INDEX, INDEX_EPOCH), (ROW, _epoch_of_row(rules))) if warm else ():
         world = world.put(key, Entry(row, ("first", key), world.cells[epoch]))
     if fails_over:
-        world = world._replace(side=Node(replica=tuple(world.cells[key] for key in _ON_NODE)))
+        world = world._replace(side=world.side._replace(replica=tuple(world.cells[key] for key in _ON_NODE)))
     happens = partial(node_events, loses_intents=loses_intents)
     return System(world, tuple(processes), happens, crashed, partial(at_rest, rules), crashes)

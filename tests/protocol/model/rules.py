@@ -70,7 +70,17 @@ class Rules:
 
     # Partitions
     partition_known_before: bool = True
-    """A row is stored late only if the epoch and the stamp of its partition were read before the statement."""
+    """The stamp of a partition that is compared with itself was read before the statement."""
+    clock_before: bool = True
+    """A stamp's age counts by the lead that the node's clock had before the statement, if that was smaller."""
+    clock_after: bool = True
+    """And by the lead that it has now, if that is smaller."""
+    stamp_strictly_older: bool = True
+    """A stamp that was stored at the moment of the statement is not older."""
+    since_before_sql: bool = True
+    """That moment is taken before the statement, not after it."""
+    epoch_with_stamp: bool = True
+    """The epoch is read at the same moment as the stamp's age."""
     stamp_of_partition: bool = True
     """A late lease compares the stamp of the row's own partition, not that of the index entry."""
     epoch_of_partition: bool = True

@@ -97,6 +97,8 @@ def _streams(**options: Any) -> Shape:
     return Shape(streams.system, options)
 
 
+_BY_CLOCK = _partitions(predicts=(None,), writers=1, ticks=2, jumps=(-2, -1, 1, 2))
+
 SOUND = [
     _rows(look_ups=(2, 1), writers=1, transactions=1),
     _rows(look_ups=(2, 1), transactions=1, crashes=2, ticks=3),
@@ -137,6 +139,13 @@ SOUND = [
     _partitions(predicts=(True,), bulk=1, warm=True, fails_over=True),
     _partitions(predicts=(True,), writers=1, warm=True, fails_over=True, loses_intents=True, crashes=1),
     _partitions(predicts=(True,), writers=2, fails_over=True, loses_intents=True),
+    _BY_CLOCK,
+    _partitions(predicts=(None, True), writers=1, ticks=1),
+    _partitions(predicts=(None,), writers=2, ticks=1, jumps=(1,), crashes=1),
+    _partitions(predicts=(None,), writers=1, ticks=2, jumps=(-1, 1), fails_over=True),
+    _partitions(predicts=(None,), writers=1, ticks=2, fails_over=True, loses_intents=True, crashes=1),
+    _partitions(predicts=(None,), writers=1, bulk=1, ticks=1),
+    _partitions(predicts=(None,), writers=1, clears=1, ticks=2, warm=True),
     _stale(look_ups=(2, 1), writers=1),
     _stale(look_ups=(1,), writers=1, crashes=1, ticks=3),
     _stale(look_ups=(1,), writers=2),
@@ -303,6 +312,12 @@ BROKEN = [
     Broken("extension_compares", _rows(look_ups=(1, 1), writers=1, slow=True), STALE),
     Broken("extension_compares", _indexes(predicts=(False, False), writers=1, slow=True, start=None), STALE),
     Broken("partition_known_before", _partitions(predicts=(False,), writers=1), STALE_AT_REST),
+    Broken("clock_before", _BY_CLOCK, STALE_AT_REST),
+    Broken("clock_after", _BY_CLOCK, STALE_AT_REST),
+    Broken("stamp_strictly_older", _BY_CLOCK, STALE_AT_REST),
+    Broken("since_before_sql", _BY_CLOCK, STALE_AT_REST),
+    Broken("epoch_with_stamp", _partitions(predicts=(None,), bulk=1, ticks=2), STALE_AT_REST),
+    Broken("version_of_node", _partitions(predicts=(None,), writers=1, ticks=2, fails_over=True), STALE_AT_REST),
     Broken("stamp_of_partition", _partitions(predicts=(True,), writers=1), STALE_AT_REST),
     Broken("epoch_of_partition", _partitions(predicts=(True,), writers=1, warm=True, fails_over=True), STALE_AT_REST),
     Broken("version_of_node", _partitions(predicts=(True,), writers=1, warm=True, fails_over=True), STALE_AT_REST),
