@@ -20,7 +20,7 @@ from tortoise.models import Model
 
 from aiomodelcache.backends.breaker import GuardedBackend
 from aiomodelcache.backends.near import Near
-from aiomodelcache.backends.protocol import partitions
+from aiomodelcache.backends.partitioned import partitions
 from aiomodelcache.config import CacheConfig
 from aiomodelcache.encoding.keys import KeySpace, encode_tenant
 from aiomodelcache.encoding.messages import described

@@ -194,20 +194,6 @@ def keys_read_together(backend: Backend) -> int:
     return int(getattr(backend, "keys_read_together", 1))
 
 
-class Partitioned(Protocol):
-    """An optional extension of a backend of several nodes, among which the keys of each model are divided."""
-
-    partitions: int
-    """The number of parts of a model's keys. The keys of a part have the same hash tag, so one node holds them."""
-
-
-def partitions(backend: Any) -> int:
-    """Returns the number of parts into which the keys of each model are divided. Asks the ``backend`` of a wrapper."""
-    if not hasattr(backend, "partitions"):
-        return partitions(backend.backend) if hasattr(backend, "backend") else 1
-    return int(backend.partitions)
-
-
 class Marked(NamedTuple):
     """The answer to ``mark_for_save``.
 

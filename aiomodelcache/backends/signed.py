@@ -10,6 +10,7 @@ from functools import partial
 from typing import cast
 
 from aiomodelcache.backends.near import Near
+from aiomodelcache.backends.partitioned import SupportsEpochsSince, partitions
 from aiomodelcache.backends.protocol import (
     NOTHING_ALLOWED,
     Backend,
@@ -31,7 +32,6 @@ from aiomodelcache.backends.protocol import (
     SupportsWriteThrough,
     TimedLease,
     keys_read_together,
-    partitions,
 )
 from aiomodelcache.encoding.layout import PREFIX_SIZE
 from aiomodelcache.encoding.signatures import Signer
@@ -57,6 +57,8 @@ class SignedBackend:
             self.lease_timed, self.fill_late = self._lease_timed, self._fill_late
         if hasattr(backend, "node_of"):
             self.node_of = cast("SupportsNodes", backend).node_of
+        if hasattr(backend, "epochs_since"):  # versions are not signed: entries are, with their epochs
+            self.epochs_since = cast("SupportsEpochsSince", backend).epochs_since
         if hasattr(backend, "claim"):  # claims are not signed: a false one reveals nothing, and entries are
             claiming = cast("SupportsClaims", backend)
             self.clock, self.claim, self.remaining = claiming.clock, claiming.claim, claiming.remaining

@@ -7,12 +7,13 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from typing import Any, Final, TypeVar, cast
 
 from aiomodelcache.backends.breaker import GuardedBackend
+from aiomodelcache.backends.partitioned import SupportsEpochsSince
 from aiomodelcache.backends.protocol import Fill, LateFill, Lease, PartialFailure, SupportsLateFills
 from aiomodelcache.config import CacheConfig
 from aiomodelcache.encoding.layout import LEASE, is_lease, new_token
@@ -53,6 +54,7 @@ class Leases:
         """Keys and leases of other processes that were waited for without a fill."""
         self.saturated: Callable[[], bool] = lambda: False
         """Returns True if loads wait for the database. Plans then wait on for other processes, and not for it."""
+        self._reads_late = hasattr(guarded.backend, "epochs_since")
         self._extensions = LeaseExtensions(guarded, config, tasks, self._flights)
         self.acquire: TickBatcher[tuple[RunningPlan, AcquireLeases]] = TickBatcher(self._acquire, tasks)
         self.store: TickBatcher[tuple[RunningPlan, StoreFills]] = TickBatcher(self._store, tasks)
@@ -110,10 +112,24 @@ class Leases:
         self._flights.update(dict.fromkeys(granted))
         if granted and ttl is None and attempt.deadline == math.inf:
             self._extensions.add(attempt.token, granted)
+        unread = {epoch: stamp for _, request in group for epoch, stamp in request.unread} if granted else {}
+        epochs = await self._epochs_since(unread, attempt.deadline - self._config.fill_ttl, group) if unread else {}
         for run, request in group:
             held = [values[key] for key, _ in request.keys]
             read = [stamps[key] for key in request.versions]
-            self._advance(run, LeaseResult(attempt, held, read, late_until_ms, late_deadline))
+            result = LeaseResult(attempt, held, read, late_until_ms, late_deadline, self._reads_late, epochs)
+            self._advance(run, result)
+
+    async def _epochs_since(
+        self, stamps: Mapping[bytes, bytes], since: float, group: list[tuple[RunningPlan, AcquireLeases]]
+    ) -> dict[bytes, bytes | None]:
+        """Returns the epochs of these partitions, None where the stamp may have changed ``since`` a statement."""
+        read = cast("SupportsEpochsSince", self._guarded.backend).epochs_since(list(stamps.items()), since)
+        try:
+            epochs = await self._guarded.call(read, 2 * len(stamps), partial(_lookups, group))
+        except BackendError as error:
+            epochs = error.result if isinstance(error, PartialFailure) else [None] * len(stamps)
+        return dict(zip(stamps, epochs, strict=True))
 
     async def _store(self, requests: list[tuple[RunningPlan, StoreFills]]) -> None:
         now = time.monotonic()

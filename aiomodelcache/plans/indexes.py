@@ -267,7 +267,7 @@ def load_index(
             pointers = _pointers(index, granted, answers, acquired.attempt, versions, predictions)
             yield from store_at_once(index, pointers, payloads_of(rows, found, versions), acquired, versions)
         else:
-            fills = yield from _index_fills(index, granted, answers, acquired.attempt, versions, predictions)
+            fills = yield from _index_fills(index, granted, answers, acquired, versions, predictions)
             yield from store_fills(index, fills)
     return pending
 
@@ -276,23 +276,23 @@ def _index_fills(
     index: IndexEntries,
     granted: Wanted,
     answers: dict[bytes, Answer],
-    attempt: Attempt,
+    acquired: LeaseResult,
     versions: EpochsByKey,
     predictions: Predictions,
 ) -> Plan[list[PlannedFill]]:
     """Returns the fills of an index, and of its rows under *late* leases, which are taken after the statement.
 
     The rows' keys were not known before the statement ran. The stamp of a row's partition shows that no writer came in
-    between: writers change it before they withdraw their intents. A row whose partition was not known is not stored.
+    between: writers change it before they withdraw their intents.
     """
     rows = index.rows
-    fills: list[PlannedFill] = []
-    payloads = payloads_of(rows, [answers[key] for key in granted], versions)
-    late = yield from acquire_late_leases(rows, payloads, min(answers[key].deadline for key in granted), versions)
-    for key, (own, unchanged) in late.items():
-        entry = rows.entry(own.token, cast("bytes", versions[rows.epoch_of(key)]), payloads[key]) if unchanged else b""
+    fills, found = list[PlannedFill](), [answers[key] for key in granted]
+    payloads = payloads_of(rows, found, versions, reads_late=acquired.reads_late)
+    late = yield from acquire_late_leases(rows, payloads, min(answer.deadline for answer in found), versions)
+    for key, (own, epoch) in late.items():
+        entry = rows.entry(own.token, epoch, payloads[key]) if epoch else b""
         fills.append((own, key, entry, rows.lifetimes.ttl_ms(VALUE)))
-    return [*fills, *_pointers(index, granted, answers, attempt, versions, predictions)]
+    return [*fills, *_pointers(index, granted, answers, acquired.attempt, versions, predictions)]
 
 
 def _pointers(
@@ -345,5 +345,5 @@ def _reload_index(
 ) -> Plan[list[PlannedFill]]:
     answers: dict[bytes, Answer] = yield load
     index = cast("IndexEntries", load.entry_set)
-    versions = dict(zip(wanted_versions, acquired.versions, strict=True))
-    return (yield from _index_fills(index, load.wanted, answers, attempt, versions, predictions))
+    versions, own = dict(zip(wanted_versions, acquired.versions, strict=True)), acquired._replace(attempt=attempt)
+    return (yield from _index_fills(index, load.wanted, answers, own, versions, predictions))

@@ -1,7 +1,7 @@
 """Rows that a statement returned before their keys could be leased, because the keys were not known.
 
 They are stored under *late* leases, or without a lease by a store that can compare the model's stamp at the same
-moment. The stamp shows that no writer came in between.
+moment. The stamp shows that no writer came in between: it is the same as before the statement, or older than that.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,33 +33,39 @@ def versions_to_read(index: IndexEntries, keys: Sequence[bytes], predictions: Pr
 
 def acquire_late_leases(
     rows: RowEntries, payloads: dict[bytes, bytes], deadline: float, versions: EpochsByKey
-) -> Plan[dict[bytes, tuple[Attempt, bool]]]:
-    """Leases row keys after their rows were read. Returns by key the attempt, and True if the row may be filled.
+) -> Plan[dict[bytes, tuple[Attempt, bytes | None]]]:
+    """Leases row keys after their rows were read. Returns by key the attempt, and the epoch if the row may be filled.
 
     ``versions``: those that were read before the rows were.
     """
-    late: dict[bytes, tuple[Attempt, bool]] = {}
+    late: dict[bytes, tuple[Attempt, bytes | None]] = {}
     attempts = [(key, b"") for key in payloads]
-    stamp_of = rows.partitions.stamp_of
+    epoch_of, stamp_of = rows.epoch_of, rows.partitions.stamp_of
     while attempts:
-        stamps = list(rows.partitions.stamps_of([key for key, _ in attempts]))
-        acquired: LeaseResult = yield AcquireLeases(attempts, stamps, deadline)
-        now = dict(zip(stamps, acquired.versions, strict=True))
+        stamps = rows.partitions.stamps_of([key for key, _ in attempts])
+        read = [stamp for stamp in stamps if stamp in versions]
+        unread = {epoch_of(key): stamp_of(key) for key, _ in attempts if stamp_of(key) not in versions}
+        acquired: LeaseResult = yield AcquireLeases(attempts, read, deadline, unread=tuple(unread.items()))
+        now = zip(read, acquired.versions, strict=True)
+        unchanged = {stamp for stamp, version in now if is_version(version) and version == versions[stamp]}
         outdated: list[tuple[bytes, bytes]] = []
         for (key, replaced), value in zip(attempts, acquired.values, strict=True):
+            epoch = (versions if stamp_of(key) in unchanged else acquired.epochs).get(epoch_of(key))
             if value == LEASE + acquired.attempt.token:
-                stamp = versions[stamp_of(key)]
-                late[key] = acquired.attempt, is_version(stamp) and now[stamp_of(key)] == stamp
-            elif not replaced and is_outdated(rows, value, versions[rows.epoch_of(key)]):
+                late[key] = acquired.attempt, epoch
+            elif epoch and not replaced and is_outdated(rows, value, epoch):
                 outdated.append((key, replaceable_prefix(value)))
         attempts = outdated
     return late
 
 
-def payloads_of(rows: RowEntries, answers: Iterable[Answer], versions: EpochsByKey) -> dict[bytes, bytes]:
+def payloads_of(
+    rows: RowEntries, answers: Iterable[Answer], versions: EpochsByKey, *, reads_late: bool = False
+) -> dict[bytes, bytes]:
     """Returns the bytes of the loaded rows that can be stored, by the rows' keys.
 
-    ``versions``: those that were read before. A row needs the epoch and the stamp of its partition.
+    ``versions``: those that were read before. A row needs the epoch and the stamp of its partition, unless the store
+    ``reads_late``.
     """
     pk, partitions = rows.schema.pk, rows.partitions
     usable = {key for key, version in versions.items() if is_version(version)}
@@ -67,7 +73,8 @@ def payloads_of(rows: RowEntries, answers: Iterable[Answer], versions: EpochsByK
     for answer in answers:
         for loaded in answer.rows:
             key = rows.key(loaded.values[pk])
-            if partitions.epoch_of(key) in usable and partitions.stamp_of(key) in versions:
+            known = partitions.stamp_of(key) in versions
+            if partitions.epoch_of(key) in usable if known else reads_late:
                 payload = row_payload(rows, loaded)
                 if payload is not None:
                     payloads[key] = payload

@@ -10,6 +10,7 @@ A plan needs no error handling for the store. When the store cannot be used, eve
 """
 
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from aiomodelcache.backends.protocol import LateFill
@@ -71,6 +72,8 @@ class AcquireLeases(NamedTuple):
     """The life of the leases in seconds; None for the default, ``lease_ttl``, which is extended up to ``load_ttl``."""
     timed: bool = False
     """True if the plan may store rows without leases of their own (``LeaseResult.late_until_ms``)."""
+    unread: Sequence[tuple[bytes, bytes]] = ()
+    """The keys of the epoch and the stamp of each partition that only a statement has shown, for late leases."""
 
 
 class LeaseResult(NamedTuple):
@@ -86,6 +89,10 @@ class LeaseResult(NamedTuple):
     """The time by the store's clock until which rows may be stored without a lease; 0 if the store cannot do that."""
     late_deadline: float = 0.0
     """The same by the monotonic clock of this process."""
+    reads_late: bool = False
+    """True if the store can say whether a stamp has changed since a statement that has ended."""
+    epochs: Mapping[bytes, bytes | None] = MappingProxyType({})
+    """The epochs of ``unread`` by their keys. None if the stamp may have changed since the statement."""
 
 
 class Loaded(Protocol):

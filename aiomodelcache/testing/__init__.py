@@ -4,12 +4,13 @@
 (``pip install "aiomodelcache[testing]"``); the other modules work with any test runner. The library itself does not
 import this package.
 
-Top to bottom: ``isolation``, ``asserting``, ``counting``, ``claims``, ``late_fills``, ``write_through``,
-``conformance``, ``transactions``.
+Top to bottom: ``isolation``, ``asserting``, ``counting``, ``counting_backend``, ``claims``, ``late_fills``,
+``write_through``, ``conformance``, ``transactions``.
 """
 
 from aiomodelcache.testing.asserting import assert_ops
-from aiomodelcache.testing.counting import CountingBackend, Ops, count_ops
+from aiomodelcache.testing.counting import Ops, count_ops
+from aiomodelcache.testing.counting_backend import CountingBackend
 from aiomodelcache.testing.isolation import isolated_cache
 from aiomodelcache.testing.transactions import transaction_as_autocommit
 

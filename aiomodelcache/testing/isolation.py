@@ -11,7 +11,7 @@ from aiomodelcache.client import ModelCache
 from aiomodelcache.config import Settings
 from aiomodelcache.exceptions import BackendError, CacheError
 from aiomodelcache.open_cache import default_cache_or_none
-from aiomodelcache.testing.counting import CountingBackend
+from aiomodelcache.testing.counting_backend import CountingBackend
 from aiomodelcache.testing.transactions import open_transactions, transaction_as_autocommit
 
 

@@ -14,6 +14,7 @@ from redis.backoff import NoBackoff
 
 from aiomodelcache.backends.protocol import Backend, Clear, Fill, Lease
 from aiomodelcache.backends.redis.backend import RedisBackend
+from aiomodelcache.backends.redis.commands import STAMP_TTL_MS
 from aiomodelcache.backends.redis.incarnation import ServerIncarnation
 from aiomodelcache.exceptions import BackendError, CacheConfigurationError
 from aiomodelcache.testing.claims import ClaimConformance
@@ -219,7 +220,7 @@ async def test_each_operation_sets_its_time_to_live(backend: RedisBackend, contr
     await backend.lease([Lease(leased), Lease(replaced, b"V" + token)], token, 10_000, [version])
     await backend.mark([marked, hinted, forever], token, 30_000)
     await backend.clear([Clear(hinted, b"hint", 40_000), Clear(forever, b"hint", 0)], token, [stamp])
-    limits = [10_000, 10_000, 20_000, 30_000, 40_000, 0, 0, 0]
+    limits = [10_000, 10_000, 20_000, 30_000, 40_000, 0, 0, STAMP_TTL_MS]
     for key, limit in zip(keys, limits, strict=True):
         left = control.pttl(key)
         assert limit - 5_000 < left <= limit if limit else left == -1

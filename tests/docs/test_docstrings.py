@@ -31,7 +31,7 @@ from tests.support.models import docstring_models
 
 REDIS = "redis://localhost:6379/0"
 OWN_CACHE = {
-    "aiomodelcache.testing.counting.CountingBackend",
+    "aiomodelcache.testing.counting_backend.CountingBackend",
     "aiomodelcache.testing.isolation.isolated_cache",
     "aiomodelcache.testing.transactions.transaction_as_autocommit",
 }

@@ -21,7 +21,7 @@ CALLED_BY_OTHERS = {
     "PlainShipment", "Shipment",  # by Tortoise
 }  # fmt: skip
 FOR_TYPE_CHECKERS = {
-    "SupportsNodes", "SupportsStartRead", "SupportsTracking",  # in casts
+    "SupportsEpochsSince", "SupportsNodes", "SupportsStartRead", "SupportsTracking",  # in casts
     "Partitioned", "ReadsTogether",  # for authors of stores
     "force_index", "use_index",  # for callers of querysets
 }  # fmt: skip

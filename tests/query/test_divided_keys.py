@@ -6,7 +6,8 @@ import pytest
 from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache import MemoryBackend, ModelCache
-from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Backend, Clear, ReplacedEntry, partitions
+from aiomodelcache.backends.partitioned import partitions
+from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Backend, Clear, ReplacedEntry
 from aiomodelcache.entries.groups import GroupVersions
 from aiomodelcache.inspection.keyspace import KeyMap
 from aiomodelcache.inspection.own_store import store_of

@@ -25,7 +25,7 @@ from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, PartialFailu
 from aiomodelcache.backends.redis.claims import ClaimCommands
 from aiomodelcache.backends.redis.clients import Endpoint, RedisEndpoint, endpoint_of
 from aiomodelcache.backends.redis.cluster.endpoint import ClusterEndpoint
-from aiomodelcache.backends.redis.commands import as_bytes
+from aiomodelcache.backends.redis.commands import STAMP_TTL_MS, as_bytes
 from aiomodelcache.backends.redis.connection import Command, Replies, pack_mget
 from aiomodelcache.backends.redis.errors import FAILURES, unquoted_cause
 from aiomodelcache.backends.redis.incarnation import ServerIncarnation
@@ -305,7 +305,7 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
         for key, version in zip(stamps, self._new_versions(stamps), strict=True):
             # A server that is out of memory refuses the SET. The stamp is absent then, which is as good as fresh: the
             # next reader creates one. With the old stamp, a late lease could fill an old row.
-            stamp_commands += ("UNLINK", key), ("SET", key, version)
+            stamp_commands += ("UNLINK", key), ("SET", key, version, "PX", STAMP_TTL_MS)
         keys = [clear.key for clear in clears]
         clear_commands = self._commands(self._clear, keys, [clear[1:] for clear in clears], (token,))
         stamped, cleared = await self._send_in_order(stamp_commands, clear_commands)

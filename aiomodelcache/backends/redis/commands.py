@@ -5,7 +5,7 @@ Must not know what a backend's operations are: see ``backend`` and ``saving``.
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
-from typing import NoReturn, cast
+from typing import Final, NoReturn, cast
 
 from redis.exceptions import NoScriptError
 
@@ -26,6 +26,9 @@ from aiomodelcache.backends.replication import Unreplicated
 from aiomodelcache.encoding.layout import new_version
 from aiomodelcache.exceptions import BackendError
 
+STAMP_TTL_MS: Final = 30 * 86_400_000
+"""Lifetime of a stamp in milliseconds. What remains of it shows the stamp's age, by the clock of its server."""
+
 
 class RedisCommands:
     """The requests of one backend. Each is one round trip, or on a cluster one for each stage."""
@@ -40,7 +43,7 @@ class RedisCommands:
 
     def __init__(self) -> None:
         self._lease, self._fill, self._mark, self._clear = map(load_script, ("lease", "fill", "mark", "clear"))
-        self._stamp, self._save, self._late = map(load_script, ("stamp", "save", "late"))
+        self._stamp, self._save, self._late, self._since = map(load_script, ("stamp", "save", "late", "since"))
 
     def _mark_commands(
         self, keys: Sequence[bytes], token: bytes, ttl_ms: int, allow: Mapping[bytes, int]
@@ -198,7 +201,7 @@ class RedisCommands:
         raise NotImplementedError
 
     async def _load_scripts(self, endpoint: Endpoint) -> None:
-        scripts = (self._lease, self._fill, self._mark, self._clear, self._stamp, self._save, self._late)
+        scripts = self._lease, self._fill, self._mark, self._clear, self._stamp, self._save, self._late, self._since
         self._raise_any(await endpoint.load_scripts([script.text for script in scripts]))
 
     def _raise_closed(self) -> NoReturn:

@@ -1,19 +1,24 @@
 """The operations of readers that fill: leases, fills, and late fills (``SupportsLateFills``).
 
 The step of a late fill is ``fill_at_once`` of ``tests/protocol/model/indexes.py``. A cluster does not make it: the
-reader would need the clock of the row's node, and does not know that node when it leases the index.
+reader does not know the row's node when it leases the index. It asks that node afterwards how old the stamp is. The
+model of that is ``fill_by_clock`` of ``tests/protocol/model/partitions.py``.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import chain
 from operator import attrgetter
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from aiomodelcache.backends.protocol import Fill, LateFill, Lease, Leased, TimedLease
-from aiomodelcache.backends.redis.commands import RedisCommands, version_commands
+from aiomodelcache.backends.redis.cluster.endpoint import ClusterEndpoint
+from aiomodelcache.backends.redis.cluster.node import Node
+from aiomodelcache.backends.redis.commands import STAMP_TTL_MS, RedisCommands, as_bytes, is_list, version_commands
 from aiomodelcache.backends.redis.connection import Command
+from aiomodelcache.backends.redis.errors import FAILURES
 from aiomodelcache.backends.redis.scripts import ScriptArguments
-from aiomodelcache.encoding.layout import LEASE
+from aiomodelcache.encoding.layout import LEASE, VERSION
 
 
 class LeasingCommands(RedisCommands):
@@ -65,6 +70,55 @@ class LeasingCommands(RedisCommands):
             by_key = {(each.key, each.value): reply for each, reply in zip(chain(*groups.values()), held, strict=True)}
             held = [by_key[each.key, each.value] for each in late]
         return self._filled(fills, filled), [None if reply == 1 else cast("bytes", reply) for reply in held]
+
+    @property
+    def epochs_since(self) -> Callable[[Sequence[tuple[bytes, bytes]], float], Awaitable[list[bytes | None]]]:
+        """Reads epochs, and the ages of stamps (see ``SupportsEpochsSince``).
+
+        Raises ``AttributeError`` if this is no Cluster.
+        """
+        if not self._is_cluster:
+            raise AttributeError("epochs_since")
+        return self._epochs_since
+
+    async def _epochs_since(self, partitions: Sequence[tuple[bytes, bytes]], since: float) -> list[bytes | None]:
+        stamps = dict(partitions)
+        nodes = cast("ClusterEndpoint", self._endpoint or self._raise_closed()).nodes_of(stamps)
+        asking = [self._ask_since(node, [(key, stamps[key]) for key in keys], since) for node, keys in nodes.items()]
+        found: dict[bytes, object] = {}
+        for of_node in await asyncio.gather(*asking):
+            found |= of_node
+        replies = [found.get(key) for key in stamps]
+        epochs = list(map(as_bytes, replies))
+        self._raise_failed(list(stamps), replies, epochs)
+        return epochs
+
+    async def _ask_since(
+        self, node: Node, partitions: Sequence[tuple[bytes, bytes]], since: float
+    ) -> dict[bytes, object]:
+        """Returns the epochs of one node by their keys, None where the stamp is too young, or the node's failure.
+
+        Follows no redirection, because the clock of another node would answer.
+        """
+        ahead, version = node.clock.ahead_before(since), VERSION + node.incarnation.current
+        commands: list[Command] = [
+            ("EVALSHA", self._since.sha, 2, *pair, version, *self._new_versions(pair), STAMP_TTL_MS)
+            for pair in partitions
+        ]
+        try:
+            replies = await node.send(commands)
+        except FAILURES as error:
+            return dict.fromkeys([epoch for epoch, _ in partitions], error)
+        epochs: dict[bytes, object] = {}
+        for (key, _), reply in zip(partitions, replies, strict=True):
+            if is_list(reply):
+                epoch, age_ms, seconds, microseconds = cast("list[Any]", reply)
+                shown = int(seconds) * 1_000_000 + int(microseconds)
+                stored = shown - (age_ms - 1) * 1_000  # at the latest
+                ahead_now = node.clock.note(shown)
+                if ahead is not None and stored <= since * 1_000_000 + min(ahead, ahead_now):
+                    epochs[key] = epoch if isinstance(epoch, bytes) and epoch.startswith(version) else None
+        return epochs
 
     async def _lease_and_read(
         self, leases: Sequence[Lease], token: bytes, ttl_ms: int, versions: Sequence[bytes], *others: Command

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from aiomodelcache.backends.protocol import NOTHING_ALLOWED, Clear, Fill, Marked, Save
-from aiomodelcache.backends.redis.commands import RedisCommands, as_bytes, is_list, version_commands
+from aiomodelcache.backends.redis.commands import STAMP_TTL_MS, RedisCommands, as_bytes, is_list, version_commands
 from aiomodelcache.backends.redis.connection import Command
 from aiomodelcache.encoding.layout import LEASE, PREFIX_SIZE
 
@@ -50,7 +50,7 @@ class SavingCommands(RedisCommands):
             for (stamp, version), other in zip(own.items(), self._new_versions(own), strict=True)
         ]
         # Sent with its text, because a script that the server lacks is sent again: after the clear, that is too late.
-        stamp_commands = self._stamp.commands([*own], (), others, self._keys_per_script, inline=True)
+        stamp_commands = self._stamp.commands([*own], (STAMP_TTL_MS,), others, self._keys_per_script, inline=True)
         leases = [LEASE + save.value[1:PREFIX_SIZE] for save in saves]
         keys = [*[clear.key for clear in clears], *[save.key for save in saves]]
         hints = [clear[1:] for clear in clears]

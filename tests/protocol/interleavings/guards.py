@@ -60,7 +60,7 @@ GUARDS = {
         "save, by id elsewhere",
     ),
     "a late lease compares the stamp": Guard(
-        "plans.late_leases:acquire_late_leases", "now[stamp_of(key)] == stamp", "True", "save, by name elsewhere"
+        "plans.late_leases:acquire_late_leases", "version == versions[stamp]", "True", "save, by name elsewhere"
     ),
     "a row that is stored at once compares the stamp": Guard(
         "backends.memory:MemoryBackend._fill_late",

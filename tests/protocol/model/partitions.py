@@ -138,16 +138,16 @@ def moment() -> Operation:
 def check_since(rules: Rules) -> Operation:
     """Reads the epoch and the stamp of the row's partition at the same moment, and the node's clock.
 
-    Answers with the epoch, the time of the stamp by the node's clock, and how far that is ahead. The epoch is None if
-    the stamp is absent, which is made anew.
+    Answers with the epoch, the time of the stamp by the node's clock, and how far that is ahead. Those that are absent
+    are made.
     """
 
     def run(world: World) -> Iterator[Outcome]:
-        epoch, stamp = _current(world, EPOCH, rules), _current(world, STAMP, rules)
-        if stamp is None:
-            stamp = _made(world, STAMP)
-            world, epoch = world.put(STAMP, stamp, serial=world.serial + 1), None
-        label = f"read {KEYS[EPOCH]}: {epoch or 'nothing'}, and the {stamp}"
+        for key in (EPOCH, STAMP):
+            if _current(world, key, rules) is None:
+                world = world.put(key, _made(world, key), serial=world.serial + 1)
+        epoch, stamp = world.cells[EPOCH], world.cells[STAMP]
+        label = f"read {KEYS[EPOCH]}: {epoch}, and the {stamp}"
         yield Outcome(label, (epoch, stamp.stored, world.side.ahead), world)
 
     return run
@@ -359,8 +359,8 @@ def system(
 
     ``start``: the row exists at first. ``warm``: the index and the row are filled then. ``fails_over``: the node with
     the row may fail over once, to a replica that has been equal at any earlier moment. ``loses_intents``: it may lack
-    intents, too, and writers wait for it. ``ticks``: how often time goes on. ``jumps``: those that the clock of the row's
-    node may make, one in all.
+    intents, too, and writers wait for it. ``ticks``: how often time goes on. ``jumps``: those that the clock of the
+    row's node may make, one in all.
     """
     processes = [Process(f"R{n}", partial(look_up, f"R{n}", rules, known), True) for n, known in enumerate(predicts)]
     for letter, number, body, mortal in (

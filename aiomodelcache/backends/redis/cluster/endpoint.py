@@ -10,7 +10,7 @@ from typing import Any, ClassVar, cast
 from redis.exceptions import AuthenticationError, ConnectionError, TimeoutError
 
 from aiomodelcache.backends.near import Near
-from aiomodelcache.backends.redis.cluster.node import ConnectionSettings
+from aiomodelcache.backends.redis.cluster.node import ConnectionSettings, Node
 from aiomodelcache.backends.redis.cluster.reads import ClusterReads, OnRead
 from aiomodelcache.backends.redis.cluster.requests import ClusterRequests
 from aiomodelcache.backends.redis.cluster.slots import Address, Remap, name_of, slot_of
@@ -63,9 +63,16 @@ class ClusterEndpoint:
 
     async def check_identity(self, keys: Iterable[bytes]) -> None:
         """Asks the nodes that hold these keys for their identities again."""
-        for node in dict.fromkeys([self._topology.slots[slot_of(key)] for key in keys]):
-            if node is not None:
-                await node.check_identity()
+        for node in self.nodes_of(keys):
+            await node.check_identity()
+
+    def nodes_of(self, keys: Iterable[bytes]) -> dict[Node, list[bytes]]:
+        """Returns the nodes that hold keys, as far as they are known, each with its keys."""
+        found: dict[Node, list[bytes]] = {}
+        for key in keys:
+            if (node := self._topology.slots[slot_of(key)]) is not None:
+                found.setdefault(node, []).append(key)
+        return found
 
     async def send(self, commands: Sequence[Command], *, read_only: bool = False, tracked: bool = False) -> Replies:
         """Sends commands in one request to each node. Returns all replies, exceptions among them."""

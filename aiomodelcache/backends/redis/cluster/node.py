@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from aiomodelcache.backends.redis.cluster.clock import NodeClock
 from aiomodelcache.backends.redis.cluster.slots import Address, name_of
 from aiomodelcache.backends.redis.connection import Command, ReconnectingConnection, Replies, pack_commands
 from aiomodelcache.backends.redis.errors import FAILURES
@@ -25,11 +26,16 @@ class ConnectionSettings:
         """Maximum seconds to wait for a reply."""
         return float(self.options["socket_timeout"])
 
-    def connection(self, address: Address, incarnation: ServerIncarnation) -> Any:
-        """Returns a connection to a node that is not connected yet. Raises ``TypeError`` if an option is unknown."""
+    def connection(
+        self, address: Address, incarnation: ServerIncarnation, on_connect: Callable[..., Any] | None = None
+    ) -> Any:
+        """Returns a connection to a node that is not connected yet. Raises ``TypeError`` if an option is unknown.
+
+        ``on_connect`` is called on a new connection in place of redis-py's own callback.
+        """
         host, port = address
         return self.connection_class(
-            **self.options, host=host, port=port, redis_connect_func=incarnation.on_connect(None)
+            **self.options, host=host, port=port, redis_connect_func=incarnation.on_connect(on_connect)
         )
 
 
@@ -39,6 +45,7 @@ class Node:
     __slots__ = (
         "address",
         "asked",
+        "clock",
         "failing",
         "incarnation",
         "name",
@@ -53,7 +60,8 @@ class Node:
         self.name = name_of(address)
         self.incarnation = ServerIncarnation(self.name)
         self.replication = Replication(self.name)
-        make = partial(settings.connection, address, self.incarnation)
+        self.clock = NodeClock()
+        make = partial(settings.connection, address, self.incarnation, self.clock.on_connect)
         self.reading, self.writing = ReconnectingConnection(make), ReconnectingConnection(make)
         self.tracking = ReconnectingConnection(make)
         """The connection on which the node reports changes of the keys that are read there."""
