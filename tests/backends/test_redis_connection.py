@@ -184,3 +184,21 @@ async def test_a_connection_lost_while_it_is_made_is_replaced(turns: int, before
             assert await connection.send(PING, 1) == [b"PONG"]
         except ConnectionError:  # lost after the first request, but before the second
             assert await connection.send(PING, 1) == [b"PONG"]
+
+
+async def test_closing_fails_requests_that_wait_for_a_connection_and_cancels_none() -> None:
+    connecting = asyncio.Event()
+
+    async def handshake(connection: object) -> None:
+        connecting.set()
+        await asyncio.get_running_loop().create_future()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with connection_to(answer, handshake=handshake) as connection:
+        requests = [asyncio.create_task(connection.send(PING, 1)) for _ in range(2)]
+        await connecting.wait()
+        await connection.aclose()
+        results = await asyncio.gather(*requests, return_exceptions=True)
+        assert list(map(type, results)) == [ConnectionError, ConnectionError]

@@ -250,10 +250,7 @@ class ReconnectingConnection:
         return self._current is not None and self._current.lost is None
 
     async def send(self, request: bytes, count: int) -> Replies:
-        """Sends a request of ``count`` commands and returns as many replies, errors of the server among them.
-
-        Raises redis-py's exceptions when the server cannot be reached or does not answer in time.
-        """
+        """Sends a request of ``count`` commands. Returns as many replies, or raises redis-py's exceptions."""
         pipelined = self._current
         if pipelined is None or pipelined.lost is not None:
             pipelined = await self._connected()
@@ -291,17 +288,19 @@ class ReconnectingConnection:
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     async def _connected(self) -> PipelinedConnection:
-        """Returns the connection that all requests of the meantime share.
-
-        Cancelling one request does not end the attempt.
-        """
-        if self._connecting is None:
-            self._connecting = asyncio.create_task(self._connect())
-            self._connecting.add_done_callback(self._end_attempt)
-        return await asyncio.shield(self._connecting)
+        """Returns the connection that all requests of the meantime share. To cancel one does not end the attempt."""
+        if (attempt := self._connecting) is None:
+            self._connecting = attempt = asyncio.create_task(self._connect())
+            attempt.add_done_callback(self._end_attempt)
+        await asyncio.wait([attempt])
+        if attempt.cancelled():
+            raise ConnectionError("Connection closed.")
+        return attempt.result()
 
     def _end_attempt(self, attempt: "asyncio.Task[PipelinedConnection]") -> None:
         self._connecting = None
+        if not attempt.cancelled():
+            attempt.exception()  # there may be no request left to raise it
 
     async def _connect(self) -> PipelinedConnection:
         if self._current is not None:
