@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import AsyncExitStack, ExitStack
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -687,3 +688,34 @@ async def test_a_redirection_without_an_address_loses_the_connection_only(
 async def test_options_of_redis_pys_own_client_are_ignored(cluster: Cluster, option: str) -> None:
     async with opened(f"{cluster.url}?{option}") as backend:
         assert await backend.read([new_key()]) == [None]
+
+
+@pytest.mark.slow(because="starts a Cluster with a replica, and waits for two failovers")
+async def test_a_node_that_was_a_replica_for_a_time_has_another_identity(redis_server: RedisServer) -> None:
+    """A slot was moving to it before, so it was asked beside the nodes that serve slots."""
+    with ExitStack() as stack:
+        nodes = [stack.enter_context(ClusterNode()) for _ in range(3)]
+        cluster = Cluster(nodes[:2], replicas=nodes[2:])
+        master, other, replica = nodes
+        [moving], [key] = cluster.keys(1, 1), cluster.keys(0, 1)
+        async with opened(cluster.url) as backend:
+            made = (await backend.lease([], new_token(), MINUTE, [key])).versions
+            with Moving(key_slot(moving), other, master):
+                assert await backend.read([moving]) == [None]
+                for former, node in ((master, replica), (replica, master)):
+                    await asyncio.to_thread(until, partial(follows, node))
+                    former.run("WAIT", 1, 10_000)
+                    node.run("CLUSTER", "FAILOVER", "TAKEOVER")
+                    async with asyncio.timeout(PATIENT):
+                        while backend.node_of(key) != node.address:
+                            await asyncio.sleep(0.01)
+                            with contextlib.suppress(BackendError):
+                                await backend.read([key])
+                assert master.run("GET", key) == made[0]
+                assert await backend.read([key]) == [None]
+
+
+def follows(node: ClusterNode) -> bool:
+    """Returns True if a node is a replica, and has what its master has."""
+    replication = node.run("INFO", "replication")
+    return replication["role"] == "slave" and replication["master_link_status"] == "up"

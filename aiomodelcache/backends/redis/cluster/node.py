@@ -44,10 +44,10 @@ class Node:
 
     __slots__ = (
         "address",
-        "asked",
         "clock",
         "failing",
         "incarnation",
+        "lost_slots",
         "name",
         "reading",
         "replication",
@@ -67,8 +67,8 @@ class Node:
         """The connection on which the node reports changes of the keys that are read there."""
         self.failing = False
         """True if the last request failed. Its slots may have another node by now."""
-        self.asked = False
-        """True if a slot that moves to this node has been asked for here since the topology was read."""
+        self.lost_slots = False
+        """True if it has named another node for a slot. It may be a replica then, and come back with other contents."""
 
     def __repr__(self) -> str:
         return f"<Node {self.name}>"

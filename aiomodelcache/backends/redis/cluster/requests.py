@@ -238,8 +238,7 @@ class ClusterRequests:
             request.replies[at] = await self.send([("GET", key) for key in keys], reading=True)
             return False
         elif isinstance(reply, AskError):
-            request.nodes[at] = asking = self._topology.node_in(reply, node)
-            asking.asked = True
+            request.nodes[at] = self._topology.node_in(reply, node)
             asked.add(at)
         return True
 

@@ -88,11 +88,25 @@ class Topology:
         """Learns from MOVED that a slot has another node, and returns that node. Fails as ``node_in`` does."""
         node = self.node_in(moved, redirected_by)
         if 0 <= moved.slot_id < SLOTS and self.slots[moved.slot_id] is not node:
-            self.slots[moved.slot_id] = node
-            self.changes += 1
-            self.on_change([moved.slot_id])
+            redirected_by.lost_slots = True
+            slots = list(self.slots)
+            slots[moved.slot_id] = node
+            self._use(slots)
+            node = self.slots[moved.slot_id] or node
         self.refresh_soon(node)
         return node
+
+    def _use(self, slots: list[Node | None]) -> None:
+        """Uses these nodes from now on. One that gets slots again has new connections, which ask for its identity."""
+        for node in dict.fromkeys(compress(slots, map(is_not, self.slots, slots))):
+            if node is not None and node.lost_slots:
+                fresh = self._nodes[node.address] = Node(node.address, self._settings)
+                slots = [fresh if each is node else each for each in slots]
+                self._start_retiring(node)
+        before, self.slots = self.slots, slots
+        if slots != before:
+            self.changes += 1
+            self.on_change(list(compress(range(SLOTS), map(is_not, before, slots))))
 
     def refresh_soon(self, first: Node | None = None) -> None:
         """Begins to read the topology, unless that is under way, was done right before, or the tasks have ended."""
@@ -192,18 +206,16 @@ class Topology:
                 node = former.pop(each.primary, None) or Node(each.primary, self._settings)
                 self._nodes[each.primary] = node
             slots[each.first : each.last + 1] = [node] * (each.last + 1 - each.first)
-        before, self.slots = self.slots, slots
-        if slots != before:
-            self.changes += 1
-            self.on_change(list(compress(range(SLOTS), map(is_not, before, slots))))
+        self._use(slots)
         self._others = dict.fromkeys([address for each in ranges for address in each.replicas])
-        for address, node in former.items():
-            if node.asked:
-                node.asked = False
-                self._nodes[address] = node
-            else:
-                self._retiring.add(node)
-                self._tasks.start(self._retire(node))
+        # One that slots move to is connected anew when it is asked again. It may be a replica in between, and then it
+        # comes back with other contents.
+        for node in former.values():
+            self._start_retiring(node)
+
+    def _start_retiring(self, node: Node) -> None:
+        self._retiring.add(node)
+        self._tasks.start(self._retire(node))
 
     async def _retire(self, node: Node) -> None:
         await node.retire()
