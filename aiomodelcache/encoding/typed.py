@@ -76,7 +76,7 @@ def codec_of(annotation: Any) -> tuple[Codec, Shape]:
 def _dump(value: Any) -> Any:
     if is_pydantic(type(value)):
         return dump_model(value)
-    raise SafeTypeError(f"a {type(value).__qualname__} is not of the annotated type")
+    raise SafeTypeError(f"{described(value)} is not of the annotated type")
 
 
 def _load(kind: Any, data: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from aiomodelcache.encoding.codec import DecodeError
-from aiomodelcache.encoding.messages import SafeTypeError, safe_cause, safe_reason
+from aiomodelcache.encoding.messages import SafeTypeError, described, safe_cause, safe_reason
 
 encoder: Final = msgspec.msgpack.Encoder(uuid_format="bytes")
 
@@ -88,7 +88,7 @@ def to_msgpack(value: Any, levels: int = MAX_NESTING) -> Any:
     code = _CODES.get(kind)
     if code is None:
         raise SafeTypeError(
-            f"a {kind.__qualname__} cannot be cached: return numbers, text, dates, lists or dicts, "
+            f"{described(value)} cannot be cached: return numbers, text, dates, lists or dicts, "
             "or annotate the result with its type"
         )
     if code in _COLLECTIONS:

@@ -226,7 +226,9 @@ class InstanceCodec:
             try:
                 schema: ModelSchema = ModelSchema(model) if entries is None else entries.rows.schema
             except CacheConfigurationError as error:
-                raise EncodeError(f"a {model.__name__} cannot be stored: one of its fields has no encoding") from error
+                raise EncodeError(
+                    f"instances of {model.__name__} cannot be stored: one of its fields has no encoding"
+                ) from error
             attributes = schema.columns | vars(schema.instance({})).keys()
             parts = _ModelParts(schema, frozenset(attributes), single_relations(model), plural_relations(model))
             self._parts[model] = parts
@@ -236,7 +238,7 @@ class InstanceCodec:
         """Returns the kind of an instance. Raises ``EncodeError`` for one that is no row of the database."""
         model = type(instance)
         if not is_saved(instance) or vars(instance).get("_await_when_save"):
-            raise EncodeError(f"a {model.__name__} that is not saved cannot be stored")
+            raise EncodeError(f"an instance of {model.__name__} that is not saved cannot be stored")
         columns: tuple[str, ...] | None = None
         schema = self.parts_of(model).schema
         if is_partial(instance) or not schema.columns <= vars(instance).keys():
@@ -257,7 +259,7 @@ class InstanceCodec:
         model = self._model(name)
         kind = self._kind(model, None if columns is None else tuple(columns))
         if kind.header[1] != expected:
-            raise OtherSchema(f"it holds a {model.__name__} of another schema")
+            raise OtherSchema(f"it holds an instance of another schema of {model.__name__}")
         return kind
 
 

@@ -51,7 +51,7 @@ class ErrorCodec:
         except Exception as failure:
             raise EncodeError(safe_reason(failure)) from safe_cause(failure)
         if not same:
-            raise EncodeError(f"a {kind.__qualname__} is more than its arguments and attributes")
+            raise EncodeError(f"an exception of class {kind.__qualname__} is more than its arguments and attributes")
         return data
 
     def decode(self, data: bytes) -> Raised:

@@ -121,7 +121,7 @@ def _referred_value(field: Any, instance: Model) -> Any:
     """Returns the value of a foreign key column that refers to ``instance``. Raises ``ValueError``."""
     relation = field.reference
     if relation is None or not isinstance(instance, relation.related_model):
-        raise SafeError(f"a {type(instance).__name__} is not a value of this field")
+        raise SafeError(f"an instance of {type(instance).__name__} is not a value of this field")
     value = getattr(instance, relation.to_field_instance.model_field_name)
     if value is None:
         raise SafeError("the instance has no key yet; save it first")

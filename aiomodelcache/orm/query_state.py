@@ -282,7 +282,7 @@ def _check_kind(query: Any) -> None:
     if not issubclass(kind, AwaitableQuery | UnionQuery):
         raise TypeError("it is no queryset")
     if issubclass(kind, UpdateQuery | DeleteQuery | BulkCreateQuery):
-        raise QueryNotCacheable(f"a {kind.__name__} writes: await it itself")
+        raise QueryNotCacheable(f"its class {kind.__name__} writes: await it itself")
     if issubclass(kind, RawSQLQuery):
         raise QueryNotCacheable(
             "the text of a raw query does not say what it depends on: await it in a function under @cached"
@@ -292,7 +292,7 @@ def _check_kind(query: Any) -> None:
     unread = unread_slots(query)
     if unread:
         raise QueryNotCacheable(
-            f"a {kind.__name__} has attributes that this version of aiomodelcache does not know "
+            f"its class {kind.__name__} has attributes that this version of aiomodelcache does not know "
             f"({', '.join(unread)}): await it in a function under @cached"
         )
 

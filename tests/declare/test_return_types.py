@@ -198,7 +198,7 @@ WRONG: list[tuple[Any, str]] = [
     ({"label": "s3cret", "amounts": []}, "it is <dict>, which would come back as another value (<Line>)"),
     (Line("s3cret", ["s3cret"]), "<Line> is not of the annotated type"),  # type: ignore[list-item]
     (7, "<int> is not of the annotated type"),
-    (object, "a type is not of the annotated type"),
+    (object, "<type> is not of the annotated type"),
 ]
 
 

@@ -274,7 +274,7 @@ async def test_no_log_of_a_row_or_value_that_cannot_be_stored_holds_a_value(
     await Person.cache.get(code=f"{SECRET} two")
     described = [message.partition("cannot be stored: ")[2] for message in logged(caplog)]
     remedy = "return numbers, text, dates, lists or dicts, or annotate the result with its type"
-    unstorable = f"a Unstorable cannot be cached: {remedy}"
+    unstorable = f"<Unstorable> cannot be cached: {remedy}"
     assert described == [
         "Expected `int | null`, got `str` - at `number`",
         unstorable,

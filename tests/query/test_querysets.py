@@ -527,8 +527,8 @@ class TestRefused:
         ("make", "text"),
         [
             (lambda: Happening.raw("SELECT * FROM happening"), "the text of a raw query"),
-            (lambda: Happening.filter(id=1).update(level=5), "a TrackedUpdate writes"),
-            (lambda: Happening.filter(id=1).delete(), "a TrackedDelete writes"),
+            (lambda: Happening.filter(id=1).update(level=5), "its class TrackedUpdate writes"),
+            (lambda: Happening.filter(id=1).delete(), "its class TrackedDelete writes"),
             (lambda: Happening.annotate(at=Random()).order_by("at"), "has another answer each time"),
             (lambda: Happening.annotate(at=RawSQL("random()")), "has another answer each time"),
             (

@@ -235,9 +235,9 @@ Pair = collections.namedtuple("Pair", "x y")
 )
 def test_a_value_that_would_decode_to_another_type_has_no_encoding(value: Any) -> None:
     for wrapped in (value, [value], {"a": (1, [value])}):
-        with pytest.raises(TypeError, match=f"a {type(value).__qualname__} cannot be cached"):
+        with pytest.raises(TypeError, match=f"<{type(value).__qualname__}> cannot be cached"):
             to_msgpack(wrapped)
-        with pytest.raises(EncodeError, match=f"a {type(value).__qualname__} cannot be cached"):
+        with pytest.raises(EncodeError, match=f"<{type(value).__qualname__}> cannot be cached"):
             ANY.encode({"value": wrapped})
 
 

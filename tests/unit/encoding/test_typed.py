@@ -253,7 +253,7 @@ WRONG: list[tuple[Any, Any, str]] = [
     (Options, {"size": 1, "more": 2}, "it would come back with other items"),
     (Loose, Loose((1,)), r"Loose.value is <tuple>, which would come back as another value \(<list>\)"),
     (Loose, Loose(uuid.UUID(int=1)), "Loose.value is <UUID>"),
-    (Loose, Loose(object()), "a object is not of the annotated type"),
+    (Loose, Loose(object()), "<object> is not of the annotated type"),
     (Place, Place("a", 1), r"Place.height is <int>, which would come back as another value"),
     (Place, Place("a", 1.0, code=7), r"Place._code is <int>, which would come back as another value"),
     (Computing, Computing(1), r"Computing.value is <int>, which would come back as another value \(<int>\)"),
