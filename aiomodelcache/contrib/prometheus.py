@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from aiomodelcache.client import ModelCache
-from aiomodelcache.contrib.registration import required
+from aiomodelcache.contrib.registration import check_cache, required
 from aiomodelcache.exceptions import CacheNotOpen
 from aiomodelcache.observe.fleet import Fleet, Worker
 from aiomodelcache.observe.relay_status import RELAY_METRICS
@@ -95,10 +95,12 @@ class ModelCacheCollector:
 
     In the event loop of the cache, ``await collector.refresh()`` comes before each scrape, as ``metrics_app`` does it.
     A scrape in another thread, like that of ``start_http_server``, needs no ``refresh``. The cache may be closed:
-    there are no samples then. Raises ``ImportError`` without ``prometheus_client``.
+    there are no samples then. Raises ``ImportError`` without ``prometheus_client``, and ``CacheConfigurationError`` for
+    anything but a ``ModelCache``.
     """
 
     def __init__(self, cache: ModelCache) -> None:
+        check_cache("ModelCacheCollector", cache)
         core: Any = required("prometheus_client.core", "prometheus")
         self._counter: Any = core.CounterMetricFamily
         self._gauge: Any = core.GaugeMetricFamily

@@ -1,6 +1,7 @@
 """The parts that ``register_model_cache`` of all frameworks share: the store's type, and making the cache.
 
-Also imports the frameworks, which are optional: type checkers and tests do without those that are missing.
+Also checks the argument of parts that take a cache. And imports the frameworks, which are optional: type checkers and
+tests do without those that are missing.
 """
 
 from importlib import import_module
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from aiomodelcache.backends.protocol import Backend
 from aiomodelcache.client import ModelCache
 from aiomodelcache.config import NotFound, Settings
+from aiomodelcache.encoding.messages import described
+from aiomodelcache.exceptions import CacheConfigurationError
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
@@ -24,6 +27,12 @@ def make_cache(store: StoreOrURL, namespace: str, not_found: NotFound, settings:
     """
     merged: Settings = {"not_found": not_found, **settings}
     return ModelCache(store, namespace=namespace, **merged)
+
+
+def check_cache(name: str, cache: object) -> None:
+    """Raises ``CacheConfigurationError``, which begins with the class ``name``, for anything but a ``ModelCache``."""
+    if not isinstance(cache, ModelCache):
+        raise CacheConfigurationError(f"{name}: cache is {described(cache)}: it must be a ModelCache.")
 
 
 def required(module: str, extra: str, name: str | None = None) -> Any:

@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple, cast
 import anyio
 
 from aiomodelcache.backends.protocol import SupportsClaims
-from aiomodelcache.encoding.messages import safe_reason
+from aiomodelcache.encoding.messages import described, safe_reason
 from aiomodelcache.engine.publishing import in_background
 from aiomodelcache.exceptions import BackendError, CacheConfigurationError, CacheError, RelayError
 from aiomodelcache.observe.relay_status import RelayStatus
@@ -65,10 +65,12 @@ class Relay:
         async with ModelCache("redis://localhost:6379/0") as cache:
             await Relay(cache).run()
 
-    Raises ``CacheConfigurationError`` if no model has ``relay = True``.
+    Raises ``CacheConfigurationError`` if no model has ``relay = True``, and for anything but a ``ModelCache``.
     """
 
     def __init__(self, cache: HasOpenCache | OpenCache) -> None:
+        if not (isinstance(cache, OpenCache) or hasattr(type(cache), "open_cache")):
+            raise CacheConfigurationError(f"Relay: cache is {described(cache)}: it must be a ModelCache.")
         opened = cache if isinstance(cache, OpenCache) else cache.open_cache
         tables = captured_tables(opened)
         if not tables:

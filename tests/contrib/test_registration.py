@@ -2,10 +2,15 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
+from aiomodelcache import CacheConfigurationError, ModelCache
+from aiomodelcache.contrib.dashboard import Dashboard
+from aiomodelcache.contrib.prometheus import ModelCacheCollector
 from aiomodelcache.contrib.registration import make_cache, required
+from aiomodelcache.relay import Relay
 
 
 def test_a_missing_library_is_an_error_that_names_the_extra() -> None:
@@ -16,6 +21,15 @@ def test_a_missing_library_is_an_error_that_names_the_extra() -> None:
 def test_a_setting_of_the_caller_replaces_that_of_the_framework() -> None:
     assert make_cache("memory://", "shop", LookupError, {}).config.not_found is LookupError
     assert make_cache("memory://", "shop", LookupError, {"not_found": KeyError}).config.not_found is KeyError
+
+
+@pytest.mark.parametrize("part", [Dashboard, ModelCacheCollector, Relay])
+@pytest.mark.parametrize("value", [5, None, "memory://", ModelCache])
+def test_a_part_that_takes_a_cache_refuses_other_values(part: Any, value: Any) -> None:
+    name = type(value).__name__
+    described = "None" if value is None else f"<{name}>"
+    with pytest.raises(CacheConfigurationError, match=f"^{part.__name__}: cache is {described}: .* ModelCache"):
+        part(value)
 
 
 @pytest.mark.slow(because="runs a program")

@@ -12,6 +12,7 @@ from aiomodelcache.contrib.dashboard.feed import Feed
 from aiomodelcache.contrib.dashboard.http import Refused, Response, as_json, body_of, path_in
 from aiomodelcache.contrib.dashboard.lookups import clear_declaration, explain_lookup, inspect_lookup, names_of
 from aiomodelcache.contrib.dashboard.stream import stream
+from aiomodelcache.contrib.registration import check_cache
 from aiomodelcache.exceptions import CacheNotOpen
 
 _STATIC: Final = {
@@ -49,6 +50,7 @@ class Dashboard:
         values: bool = False,
         debug: bool = False,
     ) -> None:
+        check_cache("Dashboard", cache)
         self._cache = cache
         self._access = Access(authorize, debug=debug)
         self._allow_clear = allow_clear
