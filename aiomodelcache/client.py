@@ -311,8 +311,10 @@ class ModelCache:
         """Invalidates everything about these models, in O(1) and in all processes. Raises ``BackendError``.
 
         Inside a transaction on a model's connection, the invalidation takes effect at COMMIT. If the store does not
-        answer then, the invalidation is kept and sent later.
+        answer then, the invalidation is kept and sent later. Without a model, ``TypeError`` is raised.
         """
+        if not models:
+            raise TypeError("ModelCache.clear takes classes of models: name them, or use clear_all().")
         await clear_models(self.open_cache.writable(), models)
 
     async def invalidate_tags(self, *tags: str) -> None:

@@ -195,6 +195,8 @@ async def test_clearing_invalidates_only_the_cleared_models_in_two_round_trips(
         async with assert_ops(backend, sql=2):
             await reads["post"]()
             await reads["writer"]()
+        with pytest.raises(TypeError, match=r"^ModelCache\.clear takes .*name them, or use clear_all\(\)"):
+            await cache.clear()
 
 
 async def test_invalidate_takes_only_rows_of_its_model(post: Post, backend: CountingBackend) -> None:
