@@ -178,7 +178,7 @@ class ModelCache:
         stats.near = near.counters
         backend, argument = self._make_backend(), self._backend_argument
         refuse_shared(backend)
-        store = argument if isinstance(argument, str) and not argument.startswith("memory://") else backend
+        store = argument if isinstance(argument, str) and argument != "memory://" else backend
         if self.config.secret is not None:
             backend = SignedBackend(backend, secrets_of(self.config.secret))
         guarded = GuardedBackend(
@@ -198,12 +198,10 @@ class ModelCache:
                     listeners.listen_to_signals(model)
                     methods.wrap_methods(model)
                 if model in opened.written:
-                    indexes = [index for entries in opened.written[model].exact for index in entries.indexes]
-                    note_changes(model, [name for index in indexes for name in index.watched])
                     for entries in opened.written[model].exact:
-                        note_changes(
-                            model, entries.rows.unchanged.columns if entries.rows.unchanged is not None else ()
-                        )
+                        unchanged = () if entries.rows.unchanged is None else entries.rows.unchanged.columns
+                        watched = (name for index in entries.indexes for name in index.watched)
+                        note_changes(model, [*unchanged, *watched])
         for model in bound_models():
             many_to_many.install_relations(model, opened)
         for model in opened.models:
@@ -214,7 +212,7 @@ class ModelCache:
 
     def _make_backend(self) -> Backend:
         argument = self._backend_argument
-        if isinstance(argument, str) and argument.startswith("memory://"):
+        if isinstance(argument, str) and argument == "memory://":
             self._owned_backend = MemoryBackend(limit=self.config.memory_limit)
         elif isinstance(argument, str) or hasattr(argument, "execute_command"):
             self._owned_backend = self._make_redis(argument)
@@ -236,7 +234,7 @@ class ModelCache:
             return RedisBackend(url_or_client, **{name: getattr(self.config, name) for name in names})
         except CacheConfigurationError as error:
             if isinstance(url_or_client, str):
-                raise CacheConfigurationError(f"{error} The URL of a store in this process is memory://.") from error
+                raise CacheConfigurationError(f"{error} A store in this process is memory:// alone.") from error
             raise
 
     async def close(self) -> None:

@@ -431,6 +431,9 @@ async def test_urls(database: BaseDBAsyncClient) -> None:
         outcome = await call(RedisBackend, url)  # which parses it and connects to nothing
         assert isinstance(outcome, CacheConfigurationError), (url, outcome)
         assert "URL" in str(outcome), outcome
+        outcome = await call(ModelCache(url).open)
+        assert isinstance(outcome, CacheConfigurationError), (url, outcome)
+        assert "memory://" in str(outcome), outcome
     for value in ALL:
         outcome = await call(ModelCache(value).open)
         if type(value) is not Liar:  # which passes for a string

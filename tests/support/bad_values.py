@@ -172,7 +172,8 @@ NAMES: Final[list[str]] = [
 """Names that are no fields with a cache."""
 
 URLS: Final[list[str]] = [
-    "", " ", "memory", "memory:", "memory:/", "redis", "redis:", "redis:/", "http://localhost", "postgres://localhost/0",
+    "", " ", "memory", "memory:", "memory:/", "memory://host", "memory://?x=1",
+    "memory:///", "redis", "redis:", "redis:/", "http://localhost", "postgres://localhost/0",
     "redis+memory://", "redis+cluster+sentinel://h", "+redis://h", "REDIS//h", "://", "://h", "redis://h:port",
     "redis://h:-1", "redis://h:0x50", "redis://h:65536", "redis://h:99999999999999999999", "redis://h/zero",
     "redis://h/-1", "redis://h/0/1", "redis://h/1e3", "redis://[::1", "redis://h?socket_timeout=soon",
