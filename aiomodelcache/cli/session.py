@@ -22,7 +22,7 @@ from aiomodelcache.config import Settings
 from aiomodelcache.exceptions import BackendError, CacheConfigurationError, CacheError
 from aiomodelcache.inspection.errors import CommandError
 from aiomodelcache.open_cache import OpenCache
-from aiomodelcache.relay.triggers.definitions import is_denied
+from aiomodelcache.relay.triggers.definitions import driver_error, is_denied
 
 FOUND: Final = 1
 """Exit status of a command that found faults, such as wrong declarations or stale entries."""
@@ -117,11 +117,12 @@ def _run(body: Body, options: dict[str, Any], parameters: dict[str, Any], *, as_
         return _fail(str(error), FOUND)
     except BackendError as error:
         return _fail(f"{error} The URL of the store is set by url, AIOMODELCACHE_URL or --url.", UNREACHABLE)
-    except OperationalError as error:
+    except (OperationalError, DBConnectionError) as error:
         if is_denied(error):
-            return _fail(f"The database refuses it to this user: {error}. Grant the right, or use another user.", USAGE)
-        return _fail(f"The database does not answer as expected: {error}.", UNREACHABLE)
-    except DBConnectionError as error:
+            refusal = driver_error(error)
+            return _fail(
+                f"The database refuses it to this user: {refusal}. Grant the right, or use another user.", USAGE
+            )
         return _fail(f"The database does not answer as expected: {error}.", UNREACHABLE)
     except (FileNotFoundError, PermissionError) as error:
         return _fail(f"A file cannot be used: {error}.", USAGE)

@@ -137,18 +137,23 @@ NO_RIGHT = {
             ("relay", "--once"): "GRANT TRIGGER ON `{name}`.`branch` TO it",
         },
     ),
+    "mariadb, not the database": (
+        ["CREATE USER {user}"],
+        ["DROP USER {user}"],
+        dict.fromkeys([("triggers", "status"), ("relay", "--once")], "to database '{name}'"),
+    ),
 }
 
 
-@pytest.mark.parametrize("dialect", NO_RIGHT)
+@pytest.mark.parametrize("case", NO_RIGHT)
 def test_a_missing_right_is_status_2_is_named_and_harms_nothing(
-    application: Application, postgres_server: PostgresServer, mariadb_server: MariaDBServer, dialect: str
+    application: Application, postgres_server: PostgresServer, mariadb_server: MariaDBServer, case: str
 ) -> None:
-    server = postgres_server if dialect == "postgres" else mariadb_server
+    server = postgres_server if case == "postgres" else mariadb_server
     with server.database(MODULE) as url:
         name = url.rpartition("/")[2]
         user = f"limited_{name}"
-        rights, undo, commands = NO_RIGHT[dialect]
+        rights, undo, commands = NO_RIGHT[case]
 
         def execute(statements: Sequence[str]) -> None:
             async def run_all() -> None:

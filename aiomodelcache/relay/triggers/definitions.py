@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from tortoise.backends.base.client import BaseDBAsyncClient
+from tortoise.exceptions import DBConnectionError
 
 from aiomodelcache.relay.captured import FORMAT, CapturedTable
 
@@ -85,7 +86,7 @@ class Dialect(Protocol):
 
 
 def is_denied(error: BaseException) -> bool:
-    """Returns True if a database has refused a statement to a user who lacks a privilege."""
+    """Returns True if a database has refused a statement, or itself, to a user who lacks a privilege."""
     return not _codes(error).isdisjoint(_DENIED)
 
 
@@ -94,9 +95,16 @@ def is_without_table(error: BaseException) -> bool:
     return not _codes(error).isdisjoint(_NO_TABLE) or "no such table" in str(error)
 
 
+def driver_error(error: BaseException) -> Any:
+    """Returns the driver's error for which Tortoise has raised another one, if it says so."""
+    if isinstance(error, DBConnectionError):
+        return error.__context__
+    return error.args[0] if error.args else None
+
+
 def _codes(error: BaseException) -> set[Any]:
     """Returns the code of an error that Tortoise raises for one of the driver."""
-    cause = error.args[0] if error.args else None
+    cause = driver_error(error)
     return {getattr(cause, "sqlstate", None), *getattr(cause, "args", ())[:1]}
 
 
