@@ -101,7 +101,7 @@ def _style(name: str) -> dict[str, Any]:
 
 
 def save(figure: Any, axes: Any, path: Path) -> Path:
-    axes.legend(fontsize="small", frameon=False)
+    axes.legend(fontsize="small", framealpha=0.85, edgecolor="none")
     with rc_context({"svg.hashsalt": "aiomodelcache", "svg.fonttype": "none"}):  # the same figures make the same file
         figure.savefig(path, metadata={"Date": None})
     return path
