@@ -64,7 +64,7 @@ class Verifier:
             await self._compare(view, entry_set, key)
         except Exception:  # of any driver, or of a user's own field; its text may hold values
             self._counters.failed += 1
-            self._tell(view, entry_set, key, "failed")
+            self._notify(view, entry_set, key, "failed")
 
     async def _compare(self, view: OpenCache, entry_set: RowEntries | IndexEntries, key: bytes) -> None:
         view.reader.check_context()
@@ -87,7 +87,7 @@ class Verifier:
         self._counters.changed += outcome == "changed"
         if outcome == "stale":
             await self._report(view, read, differs)
-        self._tell(view, entry_set, key, outcome, differs if outcome == "stale" else ())
+        self._notify(view, entry_set, key, outcome, differs if outcome == "stale" else ())
 
     async def _report(self, view: OpenCache, read: ReadEntry, differs: list[str]) -> None:
         """Counts and logs a stale entry, and invalidates it with the rows that it lists."""
@@ -104,7 +104,7 @@ class Verifier:
         intent.add_tables_of(rows)
         await finish_intents({view: intent}, committed=True)
 
-    def _tell(
+    def _notify(
         self,
         view: OpenCache,
         entry_set: RowEntries | IndexEntries,

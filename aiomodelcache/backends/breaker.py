@@ -76,7 +76,7 @@ class GuardedBackend:
         self.nodes: NodeBreakers | None = None
         """The servers of the backend, if they fail apart."""
         if hasattr(backend, "node_of"):
-            self.nodes = NodeBreakers(cast("SupportsNodes", backend).node_of, cooldown, self._tell)
+            self.nodes = NodeBreakers(cast("SupportsNodes", backend).node_of, cooldown, self._notify)
         self.failures = 0
         """The number of round trips that have failed."""
         self._tracking = False
@@ -109,7 +109,7 @@ class GuardedBackend:
         self._logs_lookups = None
         self.find_observers()
 
-    def _tell(self, change: Breaker) -> None:
+    def _notify(self, change: Breaker) -> None:
         if self.observers is not None:
             self.observers.note(change)
 
@@ -303,7 +303,7 @@ class GuardedBackend:
         if self._failing:
             logger.warning("aiomodelcache: the cache is used again")
             self._failing = False
-            self._tell(Breaker(state="closed"))
+            self._notify(Breaker(state="closed"))
 
     def _record_partial_failure(self, failure: PartialFailure) -> None:
         self.stats.backend_errors += 1
@@ -320,7 +320,7 @@ class GuardedBackend:
         self.near.drop_all()
         if not self._failing:
             logger.warning("aiomodelcache: the cache is not used for now: %s", failure)
-            self._tell(Breaker(state="open", reason=str(failure)))
+            self._notify(Breaker(state="open", reason=str(failure)))
         self._failing = True
         self._retry_at = time.monotonic() + self._cooldown
         return failure

@@ -197,7 +197,7 @@ class MemoryBackend:
         """Returns the keys of entries without intents, at most ``limit``, the most recently used first."""
         return list(islice(reversed(self._values), limit))
 
-    def life_left(self, key: bytes) -> float | None:
+    def expires_in(self, key: bytes) -> float | None:
         """Returns the seconds until a key expires; None for a key without an end, or that is not there."""
         _, deadline = self._values.get(key) or self._intents.get(key) or (b"", math.inf)
         return None if deadline == math.inf else max(0.0, deadline / 1000 - self._clock())
@@ -301,7 +301,7 @@ class MemoryBackend:
         size = _size(key, value)
         is_intent = value[:1] == INTENT
         if self._size + size > self._limit:
-            self._drop_dead_intents(now)
+            self._drop_expired_intents(now)
             if not is_intent and self._intents_size + size > self._limit:
                 return False
             while self._values and self._size + size > self._limit:
@@ -311,7 +311,7 @@ class MemoryBackend:
         self._intents_size += size if is_intent else 0
         return True
 
-    def _drop_dead_intents(self, now: int) -> None:
+    def _drop_expired_intents(self, now: int) -> None:
         # The intents of writers that died. All intents have the same lifetime, so the first ones are the oldest.
         while self._intents:
             key, (_, deadline) = next(iter(self._intents.items()))

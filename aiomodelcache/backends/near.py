@@ -252,7 +252,7 @@ class Near(Coverage):
                 continue
             self._remove(new if kept.used or max(frequency.count(key), 1) >= frequency.count(new) else key)
             self.counters.evicted += 1
-            self._tell("evicted", 1)
+            self._notify("evicted", 1)
         if frequency.added > _SAMPLE * len(entries):
             frequency.halve()
 
@@ -291,7 +291,7 @@ class Near(Coverage):
         count = dropped + sum(map(self._remove, keys))
         if count:
             self.counters.dropped += 1
-            self._tell("dropped", count)
+            self._notify("dropped", count)
 
     def drop_beside(self, keys: Iterable[bytes]) -> None:
         """Drops all entries of those of several servers that hold these keys."""
@@ -326,7 +326,7 @@ class Near(Coverage):
             count = self.drop(keys)
             self.counters.invalidated += count
             if count:
-                self._tell("invalidated", count)
+                self._notify("invalidated", count)
 
     def refused(self, reason: object) -> None:
         """Records that the server refused to report changes on a new connection. Logs the first refusal."""
@@ -337,9 +337,9 @@ class Near(Coverage):
                 reason,
             )
         self.counters.refused += 1
-        self._tell("refused", 0)
+        self._notify("refused", 0)
 
-    def _tell(self, kind: Literal["invalidated", "dropped", "evicted", "refused"], keys: int) -> None:
+    def _notify(self, kind: Literal["invalidated", "dropped", "evicted", "refused"], keys: int) -> None:
         if self.observers is not None:
             self.observers.note(NearChange(kind=kind, keys=keys))
 

@@ -24,13 +24,13 @@ FORGOTTEN_AFTER: Final = 60.0
 class NodeBreakers:
     """The failing nodes of one backend, and the keys with undelivered invalidations."""
 
-    def __init__(self, node_of: Callable[[bytes], str], cooldown: float, tell: Callable[[Breaker], None]) -> None:
+    def __init__(self, node_of: Callable[[bytes], str], cooldown: float, notify: Callable[[Breaker], None]) -> None:
         self.node_of = node_of
         """Returns the name of the node that holds a key now."""
         self.active = False
         """True if any key may be refused."""
         self._cooldown = cooldown
-        self._tell = tell
+        self._notify = notify
         self._retry_at: dict[str, float] = {}
         """The failing nodes, and the time from which one read may try each again."""
         self._undelivered: Counter[bytes] = Counter()
@@ -99,7 +99,7 @@ class NodeBreakers:
             node = self.node_of(key)
             if node not in self._retry_at:
                 logger.warning("aiomodelcache: the cache is not used for now for the keys of one node: %s", text)
-                self._tell(Breaker(state="open", reason=text))
+                self._notify(Breaker(state="open", reason=text))
             self._retry_at[node] = time.monotonic() + self._cooldown
         self._find_active()
 
@@ -108,7 +108,7 @@ class NodeBreakers:
         for node in {self.node_of(key) for key in keys} & self._retry_at.keys():
             del self._retry_at[node]
             logger.warning("aiomodelcache: the cache is used again for the keys of %s", node or "all nodes")
-            self._tell(Breaker(state="closed"))
+            self._notify(Breaker(state="closed"))
         self._find_active()
 
     def add_undelivered(self, keys: Iterable[bytes]) -> None:

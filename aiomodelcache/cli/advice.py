@@ -150,7 +150,7 @@ def advise(cache: OpenCache, observed: Iterable[Observed], counts: Mapping[str, 
         _reads(found, model, names, kind).add(each)
     for reads in found.values():
         reads.writes = writes.get(reads.model, 0)
-        _judge(advice, cache, reads, least)
+        _propose_key(advice, cache, reads, least)
     advice.declare.sort(key=lambda reads: -reads.saved)
     if counts is not None:
         _find_unused(advice, cache, counts)
@@ -174,7 +174,7 @@ def _reads(
     return reads
 
 
-def _judge(advice: Advice, cache: OpenCache, reads: TableReads, least: int) -> None:
+def _propose_key(advice: Advice, cache: OpenCache, reads: TableReads, least: int) -> None:
     """Proposes a key, or says why not."""
     entries, names = cache.models.get(reads.model), frozenset(reads.attributes)
     keys = {} if entries is None else entries.gets if reads.kind == GET else entries.filters

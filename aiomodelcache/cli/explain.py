@@ -48,7 +48,7 @@ def _show(session: Session, data: dict[str, Any]) -> None:
                 [each["state"], each["cache"], duration(each["age"]), duration(each["expires_in"]), each["key"]]
                 for each in data["entries"]
             ]
-            output.table(("state", "cache", "age", "life left", "key"), rows)
+            output.table(("state", "cache", "age", "expires in", "key"), rows)
         if data["dependencies"]:
             output.line()
             rows = [[each["state"], each["cache"], each["key"]] for each in data["dependencies"]]

@@ -37,7 +37,7 @@ def _show(session: Session, data: dict[str, Any]) -> None:
     def show() -> None:
         names = "key", "cache", "kind", "state", "token", "owner"
         shown: list[tuple[str, object]] = [(name, data[name]) for name in names]
-        shown += [("age", duration(data["age"])), ("life left", duration(data["life_left"]))]
+        shown += [("age", duration(data["age"])), ("expires in", duration(data["expires_in"]))]
         shown += [("size", size(data["size"])), ("epoch", data["epoch"])]
         content = data["content"]
         output.pairs(shown if isinstance(content, dict) else [*shown, ("content", content)])
@@ -55,7 +55,7 @@ def _show(session: Session, data: dict[str, Any]) -> None:
                 ]
                 for each in data["intents"]
             ]
-            output.table(("intent", "process", "age", "life left"), rows)
+            output.table(("intent", "process", "age", "expires in"), rows)
         if data["dependencies"]:
             output.line()
             rows = [[each["state"], each["cache"], each["key"]] for each in data["dependencies"]]

@@ -50,8 +50,8 @@ async def keys_command(session: Session, target: str, limit: int, values: bool) 
         _show_totals(session.output, counted)
         if values:
             session.output.line()
-            names = ("state", "age", "life left", "key")
-            rows = [[each["state"], duration(each["age"]), duration(each["life_left"]), each["key"]] for each in listed]
+            names = ("state", "age", "expires in", "key")
+            rows = [[row["state"], duration(row["age"]), duration(row["expires_in"]), row["key"]] for row in listed]
             session.output.table(names, rows)
             left_out = sum(total.keys for total in counted.values()) - len(listed)
             if left_out > 0:
@@ -112,10 +112,10 @@ def owner_of(target: FoundDeclaration) -> str:
 
 
 async def _listed(store: Store, chunk: list[FoundKey]) -> list[dict[str, Any]]:
-    lives = await store.life_left([found.key for found in chunk])
+    times = await store.expires_in([found.key for found in chunk])
     return [
-        {"key": key_text(found.key), "state": found.state, "age": found.age, "life_left": left, "size": found.size}
-        for found, left in zip(chunk, lives, strict=True)
+        {"key": key_text(found.key), "state": found.state, "age": found.age, "expires_in": left, "size": found.size}
+        for found, left in zip(chunk, times, strict=True)
     ]
 
 

@@ -144,10 +144,10 @@ def of_collations(cache: OpenCache) -> list[Finding]:
     found: list[Finding] = []
     for entries in cache.models.values():
         named: list[tuple[str, Any]] = [(_label(index), index) for index in entries.indexes if not index.unique]
-        found += [_loose(label, each) for label, each in named if each.compares_loosely]
+        found += [_loosely_compared(label, each) for label, each in named if each.compares_loosely]
     for cls, bound in cache.classes.items():
         if isinstance(bound, ResultEntries) and not bound.cacheable:
-            found.append(_loose(cls.__name__, bound))
+            found.append(_loosely_compared(cls.__name__, bound))
     return found or [Finding("ok", "collations", "no list or result is by a key that compares loosely")]
 
 
@@ -155,7 +155,7 @@ def _label(index: IndexEntries) -> str:
     return f"{index.schema.name} ({', '.join(index.fields)})"
 
 
-def _loose(label: str, entries: Any) -> Finding:
+def _loosely_compared(label: str, entries: Any) -> Finding:
     schema: ModelSchema = entries.schema
     names = [name for name in entries.attributes if name in schema.loose]
     text = f"{label} is not cached, because {schema.table} compares {', '.join(names)} loosely, or not as declared"

@@ -50,9 +50,9 @@ async def relay_command(
                 served = await stack.enter_async_context(health_server(relay, host, port))
             except OSError as error:
                 raise CommandError(f"--health is {health}: this address cannot be used: {error}.") from error
-            _announce(session, f"health at http://{host}:{served}/")
+            _show_line(session, f"health at http://{host}:{served}/")
         for status in relay.statuses:
-            _announce(session, f"{counted(status.tables, 'table')} of {status.connection}, until SIGTERM")
+            _show_line(session, f"{counted(status.tables, 'table')} of {status.connection}, until SIGTERM")
         for number in _SIGNALS:
             with suppress(NotImplementedError):  # on Windows
                 asyncio.get_running_loop().add_signal_handler(number, relay.stop)
@@ -61,7 +61,7 @@ async def relay_command(
     _show(session, relay)
 
 
-def _announce(session: Session, text: str) -> None:
+def _show_line(session: Session, text: str) -> None:
     if not session.output.as_json:
         session.output.line("ok", text)
         sys.stdout.flush()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.signals import Signals
 
-from aiomodelcache.orm.changes import forget_changes, noting
+from aiomodelcache.orm.changes import clear_changes, noting
 from aiomodelcache.orm.meta import mark_fresh
 from aiomodelcache.orm.outcomes import after_statement, before_statement
 from aiomodelcache.write import calls, saves
@@ -61,7 +61,7 @@ class CapturedWrites(_Base):
         await super().refresh_from_db(fields, using_db)
         if not fields:
             mark_fresh(self)
-            forget_changes(self)
+            clear_changes(self)
 
     async def delete(self, using_db: BaseDBAsyncClient | None = None) -> None:
         """Deletes like Tortoise's ``Model.delete``. A failed delete leaves no entry in the cache."""

@@ -142,7 +142,7 @@ class DeclaredQuery(LookupQuery[T]):
         """Returns the rows at the end of a path. A request's scope keeps them until a row on the path is written."""
         _, _, values, base = self.locate(cache)
         key = path.key(base)
-        known = scope.recall(key) if scope is not None else None
+        known = scope.find(key) if scope is not None else None
         if known is not None:
             return list(known[0])
         generation = scope.generation if scope is not None else 0

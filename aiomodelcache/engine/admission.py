@@ -20,7 +20,7 @@ from aiomodelcache.observe.stats import Stats
 PROBE_INTERVAL: Final = 0.5
 """Seconds of waiting after which the limit is probed: raised by one, unless the database is known to be slow."""
 SHORTEST_WAIT: Final = 0.001
-"""Seconds that a batch waits at least, as a clock may round the rest of its patience to nothing."""
+"""Seconds that a batch waits at least, as a clock may round the rest of ``load_wait`` to nothing."""
 T = TypeVar("T")
 Sample = tuple[Hashable, int, float, int]
 """The arguments of ``LoadLimit.sample``."""
@@ -40,10 +40,10 @@ class _Batch(Generic[T]):
 class Admission(Generic[T]):
     """The statements in flight on one connection, and the batches that wait."""
 
-    def __init__(self, connection: str, limit: LoadLimit | None, patience: float, stats: Stats) -> None:
+    def __init__(self, connection: str, limit: LoadLimit | None, load_wait: float, stats: Stats) -> None:
         self.connection = connection
         self._limit = limit
-        self._patience = patience
+        self._load_wait = load_wait
         self._stats = stats
         self._waiting: OrderedDict[Hashable, _Batch[T]] = OrderedDict()
         """The batches that wait, in order."""
@@ -62,12 +62,12 @@ class Admission(Generic[T]):
         return self._limit is not None and (bool(self._waiting) or self.in_flight >= self._limit.value)
 
     async def enter(
-        self, key: Hashable, items: list[T], impatient: Callable[[list[T]], None], *, first: bool = False
+        self, key: Hashable, items: list[T], on_overdue: Callable[[list[T]], None], *, first: bool = False
     ) -> bool:
         """Waits until these items may be loaded by one statement. Adds those with the same ``key`` that come meanwhile.
 
         Returns False if the caller has nothing to load: the items were added to a batch that waits already, or have
-        waited too long. ``impatient`` gets the items that have waited too long, and they are removed. Each call that
+        waited too long. ``on_overdue`` gets the items that have waited too long, and they are removed. Each call that
         returns True needs a ``leave``. ``first``: before all batches that wait.
         """
         if not self.saturated:
@@ -85,9 +85,9 @@ class Admission(Generic[T]):
             self._waiting.move_to_end(key, last=False)
         try:
             while not batch.turn.done():
-                left = batch.came[0] + self._patience - time.monotonic()
+                left = batch.came[0] + self._load_wait - time.monotonic()
                 await asyncio.wait([batch.turn], timeout=max(SHORTEST_WAIT, left))
-                if not batch.turn.done() and not self._keep_patient(batch, impatient):
+                if not batch.turn.done() and not self._drop_overdue(batch, on_overdue):
                     return False
         except BaseException:  # cancelled: the cache closes
             if batch.turn.done():
@@ -98,15 +98,15 @@ class Admission(Generic[T]):
                 del self._waiting[key]
         return True
 
-    def _keep_patient(self, batch: _Batch[T], impatient: Callable[[list[T]], None]) -> bool:
+    def _drop_overdue(self, batch: _Batch[T], on_overdue: Callable[[list[T]], None]) -> bool:
         """Removes the items that have waited too long. Returns True if others remain."""
-        latest = time.monotonic() - self._patience
+        latest = time.monotonic() - self._load_wait
         number = sum(came <= latest for came in batch.came)
         late = batch.items[:number]
         del batch.items[:number], batch.came[:number]
         if late:
             self._stats.overloaded_loads += len(late)
-            impatient(late)
+            on_overdue(late)
         return bool(batch.items)
 
     def leave(self, sample: Sample | None = None) -> None:

@@ -72,7 +72,7 @@ class BackgroundPlans:
                 lifetimes.update_due()
             self._tick()
 
-    def forget_attempts(self) -> None:
+    def clear_attempts(self) -> None:
         """Allows entries to be refreshed again that were last tried within ``REFRESH_RETRY_DELAY``."""
         self._tried.clear()
 

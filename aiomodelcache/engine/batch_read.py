@@ -172,7 +172,7 @@ class ReadBatcher:
         read: Sequence[bytes | None] | PartialFailure | None,
     ) -> None:
         found = slices(read.result, read.failed) if isinstance(read, PartialFailure) else slices(read, ())
-        self._tasks.run(partial(self._hand_out, found))
+        self._tasks.run(partial(self._deliver_slices, found))
 
     def _slices(
         self,
@@ -197,7 +197,7 @@ class ReadBatcher:
         for _, deliver, _ in requests:
             yield from deliver(entries, unread)
 
-    def _hand_out(self, slices: Iterator[None], resumed: bool = False) -> None:
+    def _deliver_slices(self, slices: Iterator[None], resumed: bool = False) -> None:
         """Delivers one slice in each turn of the event loop.
 
         The callers that were answered and other tasks run before the next slice.
@@ -212,7 +212,7 @@ class ReadBatcher:
             if not more:
                 self._end()
         if more:
-            self._tasks.call_soon(partial(self._hand_out, slices, True))
+            self._tasks.call_soon(partial(self._deliver_slices, slices, True))
 
     def _end(self) -> None:
         self._in_flight -= 1

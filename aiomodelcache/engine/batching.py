@@ -74,9 +74,9 @@ class TickBatcher(Generic[T]):
     def add(self, item: T) -> None:
         """Adds an item to the current tick's batch. The first item starts the task that hands the batch over."""
         if not self._items:
-            self._tasks.start(self._hand_over())
+            self._tasks.start(self._handle_batch())
         self._items.append(item)
 
-    async def _hand_over(self) -> None:
+    async def _handle_batch(self) -> None:
         items, self._items = self._items, []
         await self._handle(items)

@@ -11,8 +11,8 @@ from aiomodelcache.backends.breaker import GuardedBackend
 from aiomodelcache.engine.batching import TickBatcher
 from aiomodelcache.engine.leases import group_requests
 from aiomodelcache.engine.observing import observe_computation, operations_of
-from aiomodelcache.engine.patience import Advance, Waiting
 from aiomodelcache.engine.run import RunningPlan
+from aiomodelcache.engine.soft_timeout import Advance, Waiting
 from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.observe.events import Lookup
 from aiomodelcache.plans.requests import ComputeValue
@@ -49,7 +49,7 @@ class Computations:
                 self._tasks.start(self._compute_once(group, bypass))
 
     async def _compute_once(self, group: list[tuple[RunningPlan, ComputeValue]], bypass: bool) -> None:
-        waiting = Waiting([run for run, _ in group], self._advance, group[0][1].patience)
+        waiting = Waiting([run for run, _ in group], self._advance, group[0][1].soft_timeout)
         try:
             self._check_context()
             with BypassBlock(self._bypass) if bypass else nullcontext():  # lookups inside bypass the cache, too

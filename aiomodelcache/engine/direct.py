@@ -39,7 +39,7 @@ class DirectRuns:
                             request.entry_set, request.wanted, client, operations, only_pks=request.only_pks
                         )
                         if request.entry_set.rows.near:
-                            self._see()
+                            self._catch_up_near()
                     except Exception as error:
                         answer = answer_without_store(plan.throw(error))
                 elif isinstance(request, ComputeValue):
@@ -47,7 +47,7 @@ class DirectRuns:
                         computation = self._computations.observed(request.compute(client), operations)
                         answer = ComputedValue(await computation)
                         if self._near.covers(request.key):
-                            self._see()
+                            self._catch_up_near()
                     except Exception as error:
                         answer = answer_without_store(plan.throw(error))
                 else:
@@ -56,6 +56,6 @@ class DirectRuns:
             result: T = stop.value
             return result
 
-    def _see(self) -> None:
+    def _catch_up_near(self) -> None:
         """Lets no near entry answer that may be older than what the database has just answered."""
         self._near.require(self._near.catch_up())

@@ -102,8 +102,8 @@ class Reader:
         self._reads = reads
         self._use(HitPath(self._guarded, reads, self.start))
 
-    def believe_while(self, relayed: Relayed) -> None:
-        """Believes the entries of relayed tables only while a relay lives."""
+    def require_relay(self, relayed: Relayed) -> None:
+        """Reads entries of relayed tables only while a relay lives. Else their lookups bypass the store."""
         self.relayed = self.hits.relayed = relayed
 
     def _use(self, hits: HitPath) -> None:
@@ -147,7 +147,7 @@ class Reader:
         run.near = near and first is None
         run.operation = operation
         if relay_lost:
-            self._lose(run)
+            self._bypass(run)
         if unread:
             run.bypass = run.unread = True
         self._running.add(run)
@@ -167,7 +167,7 @@ class Reader:
             while True:
                 if type(request) is Read:
                     relayed = self.relayed
-                    if relayed is not None and self._is_lost(run, request.keys, relayed.claims):
+                    if relayed is not None and self._lacks_relay(run, request.keys, relayed.claims):
                         pass
                     elif not run.bypass and self._guarded.allow_read():
                         entries = self._near.find(request.keys) if self._near.on and run.near else None
@@ -230,7 +230,7 @@ class Reader:
         self, run: RunningPlan, keys: list[bytes], claims: Claims | None, entries: EntriesByKey, unread: Unread
     ) -> Iterator[None]:
         """Gives a plan the entries that were read. ``claims``: those that were known before, if they matter."""
-        if claims is not None and self._is_lost(run, keys, claims):
+        if claims is not None and self._lacks_relay(run, keys, claims):
             self._advance(run, [None] * len(keys))
             return iter(())
         values = [entries[key] for key in keys]
@@ -245,13 +245,13 @@ class Reader:
         self._advance(run, values)
         return iter(())
 
-    def _is_lost(self, run: RunningPlan, keys: list[bytes], claims: Claims) -> bool:
+    def _lacks_relay(self, run: RunningPlan, keys: list[bytes], claims: Claims) -> bool:
         """Returns True if a plan must not believe entries, as no relay lives. It goes on as without a store then."""
         if not run.bypass and self.relayed is not None and self.relayed.refuses(keys, claims):
-            self._lose(run)
+            self._bypass(run)
         return run.relay_lost
 
-    def _lose(self, run: RunningPlan) -> None:
+    def _bypass(self, run: RunningPlan) -> None:
         run.bypass = run.relay_lost = True
         self._guarded.stats.relay_bypassed += 1
         if run.operation is not None:

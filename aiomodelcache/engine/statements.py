@@ -20,8 +20,8 @@ from aiomodelcache.engine.leases import group_requests
 from aiomodelcache.engine.loader import can_share_statement, load
 from aiomodelcache.engine.observing import note_database, observe_statement, operations_of
 from aiomodelcache.engine.overload import Overloads
-from aiomodelcache.engine.patience import Advance
 from aiomodelcache.engine.run import RunningPlan
+from aiomodelcache.engine.soft_timeout import Advance
 from aiomodelcache.engine.tasks import BackgroundTasks
 from aiomodelcache.exceptions import DatabaseOverloaded
 from aiomodelcache.observe.events import Lookup
@@ -80,7 +80,7 @@ class Statements:
             key = object() if alone or not can_share_statement(entry_set) else target
             if forced:
                 admission.in_flight += 1
-            elif not await admission.enter(key, group, partial(self._end_patience, target, admission)):
+            elif not await admission.enter(key, group, partial(self._end_wait, target, admission)):
                 return
             answers = await self._admitted(target, group, client, admission)
         except Exception as error:
@@ -134,7 +134,7 @@ class Statements:
             admission.leave(sample)
         return answers
 
-    def _end_patience(self, target: SharedLoad, admission: Admission[Waiter], late: list[Waiter]) -> None:
+    def _end_wait(self, target: SharedLoad, admission: Admission[Waiter], late: list[Waiter]) -> None:
         """Fails lookups that have waited for the database too long, or sends their statement all the same."""
         entry_set = target[0]
         refusal = self.overloads.refusal(admission, entry_set.schema.name, entry_set.counters, len(late))

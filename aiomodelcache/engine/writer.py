@@ -99,7 +99,7 @@ class Writer:
                             'Use on_write_error="retry" to let writes go through while the cache is unreachable.'
                         ) from error
                     return
-                self._tell("announced", intent)
+                self._notify("announced", intent)
 
     def finish(self, intent: Intent, *, committed: bool) -> asyncio.Future[None] | None:
         """Starts to withdraw the intent, now that the outcome of the write is known.
@@ -124,7 +124,7 @@ class Writer:
     async def deliver(self, intent: Intent) -> None:
         """Clears the keys of writes that are committed. Raises ``BackendError`` if the store did not take all."""
         await self._clear(intent)
-        self._tell("cleared", intent)
+        self._notify("cleared", intent)
         self._own_loop.call(partial(self._refill, intent))
 
     def _refill(self, intent: Intent) -> None:
@@ -155,7 +155,7 @@ class Writer:
         if not intent.clears:
             return
         self._guarded.stats.unknown_outcomes += 1
-        self._tell("unknown", intent)
+        self._notify("unknown", intent)
         logger.warning(
             "aiomodelcache: not known whether a write was committed; its %d keys stay uncached for %g s",
             len(intent.clears),
@@ -251,7 +251,7 @@ class Writer:
         if near.wanted:
             near.drop(keys)
 
-    def _tell(self, stage: Stage, intent: Intent) -> None:
+    def _notify(self, stage: Stage, intent: Intent) -> None:
         if stage != "announced":
             self._guarded.recent_writes.append(intent.as_recent(stage))
         observers = self._guarded.observers
@@ -265,7 +265,7 @@ class Writer:
         intent.saves = None
         intent.replaced.clear()  # the time of delivery is unknown, and so is what the keys hold then
         starts = self._undelivered.keep(intent)
-        self._tell("undelivered", intent)
+        self._notify("undelivered", intent)
         logger.warning(
             "aiomodelcache: an invalidation of %d keys could not be delivered and is kept; "
             "reads bypass the cache until all are delivered",
@@ -294,7 +294,7 @@ class Writer:
             await self._mark(intent, intent.clears)
         else:
             await self._clear(intent)
-        self._tell("delivered", intent)
+        self._notify("delivered", intent)
 
     def stop(self) -> None:
         """Ends the repeated deliveries of undelivered intents. ``close`` makes the last attempt."""

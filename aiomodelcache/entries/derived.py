@@ -60,7 +60,7 @@ class KnownDependencies(Prediction):
         self._sort: Callable[[list[bytes]], tuple[bytes, ...]]
         """Returns tokens in that order in the order of the keys."""
 
-    def remember(self, entry: bytes, tokens: list[bytes], start: int) -> None:
+    def learn(self, entry: bytes, tokens: list[bytes], start: int) -> None:
         """Remembers an entry with these dependencies. Its header includes its token and checksum."""
         self.header = self.seen = entry[HEADER]
         self.tokens, self.start, self.shared = tokens, start, True
@@ -76,7 +76,7 @@ class KnownDependencies(Prediction):
         packed = self._head + _PACKED_TOKEN.join((b"", *self._sort([*recorded.values()])))
         return packed if len(tokens) == len(recorded) * PREFIX_SIZE else b""
 
-    def remember_order(self, recorded: dict[bytes, bytes], packed: bytes) -> None:
+    def learn_order(self, recorded: dict[bytes, bytes], packed: bytes) -> None:
         """Remembers the dependencies for ``pack``. ``packed``: what ``pack_dependencies`` has returned for them."""
         self._order = [*recorded] if self.number > 1 else []
         if self._order:
@@ -186,7 +186,7 @@ class DerivedEntries(ResultEntries):
             keys, tokens, start = split_dependencies(payload)
             if keys != known.keys[: len(keys)] or not self.is_plain(payload[start:]):
                 return NoValue.MISS
-            known.remember(entry, tokens, start)
+            known.learn(entry, tokens, start)
         tokens = known.tokens
         if [*map(_prefix, islice(read, len(tokens)))] != tokens:  # keys of rows may follow
             return NoValue.MISS

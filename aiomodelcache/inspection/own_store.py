@@ -28,8 +28,8 @@ class MemoryStore(Store):
         for at in range(0, len(found), SCAN_COUNT):
             yield found[at : at + SCAN_COUNT]
 
-    async def life_left(self, keys: Sequence[bytes]) -> list[float | None]:
-        return [self._backend.life_left(key) for key in keys]
+    async def expires_in(self, keys: Sequence[bytes]) -> list[float | None]:
+        return [self._backend.expires_in(key) for key in keys]
 
     async def heat(self, keys: Sequence[bytes]) -> list[float | None]:
         """Returns from 0 to 1 how recently each key was used; 0 if many others were used since, or it is not there."""

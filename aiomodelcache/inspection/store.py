@@ -105,7 +105,7 @@ class Store:
                 raise self._failure(reply) from reply
         return replies
 
-    async def life_left(self, keys: Sequence[bytes]) -> list[float | None]:
+    async def expires_in(self, keys: Sequence[bytes]) -> list[float | None]:
         """Returns the seconds until each key expires; None for a key without an end, or that is not there."""
         if not keys:
             return []

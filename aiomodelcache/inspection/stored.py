@@ -59,7 +59,7 @@ async def inspected_entry(
         [entry] = await read([key])
     else:
         entry, epoch = await read([key, place.epoch_of(key)])
-    [left] = await store.life_left([key])
+    [left] = await store.expires_in([key])
     data: dict[str, Any] = {
         "key": key_map.shown(key, values=values),
         "cache": place.label,
@@ -68,7 +68,7 @@ async def inspected_entry(
         "owner": None,
         "token": entry[1:PREFIX_SIZE].hex() if entry and not is_intent(entry) else None,
         "age": None,
-        "life_left": left,
+        "expires_in": left,
         "size": len(entry) if entry else None,
         "epoch": None,
         "content": None,

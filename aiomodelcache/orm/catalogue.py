@@ -60,10 +60,10 @@ async def inspect_columns(schemas: Iterable[ModelSchema]) -> None:
             )
             types = None
         for number, schema in enumerate(group):
-            _tell(schema, number, types)
+            _set_real_types(schema, number, types)
 
 
-def _tell(schema: ModelSchema, number: int, types: RealTypes | None) -> None:
+def _set_real_types(schema: ModelSchema, number: int, types: RealTypes | None) -> None:
     fields = meta_of(schema.model).fields_map
     real_types = {
         name: types.get((number, column)) if types is not None else _UNKNOWN

@@ -78,6 +78,6 @@ def changed_attributes(instance: Model) -> frozenset[str]:
     return changed
 
 
-def forget_changes(instance: Model) -> None:
+def clear_changes(instance: Model) -> None:
     """Drops the note, because the instance holds the values of its row."""
     vars(instance).pop(CHANGED_MARK, None)

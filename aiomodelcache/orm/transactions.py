@@ -62,11 +62,11 @@ class _PooledConnection:
         self._manager = manager
         self.client = manager.client
 
-    async def take(self) -> None:
+    async def acquire(self) -> None:
         await self._manager.ensure_connection()
         self.client._connection = await self.client._parent._pool.acquire()
 
-    async def give_back(self, *, intact: bool) -> None:
+    async def release(self, *, intact: bool) -> None:
         """Returns the connection to the pool; closes it before, unless its state is known."""
         connection, pool = self.client._connection, self.client._parent._pool
         if not intact:
@@ -83,7 +83,7 @@ class _OnlyConnection:
         self._manager = manager
         self.client = manager.connection
 
-    async def take(self) -> None:
+    async def acquire(self) -> None:
         await self._manager._trxlock.acquire()
         try:
             await to_its_end(self._manager.ensure_connection())
@@ -91,7 +91,7 @@ class _OnlyConnection:
             self._manager._trxlock.release()
             raise
 
-    async def give_back(self, *, intact: bool) -> None:
+    async def release(self, *, intact: bool) -> None:
         """Releases the lock; rolls back before, unless the transaction has ended."""
         try:
             if not (intact and self.client._finalized):
@@ -110,7 +110,7 @@ class SafeTransaction:
         """A statement to send before BEGIN."""
 
     async def __aenter__(self) -> BaseDBAsyncClient:
-        await self._connection.take()
+        await self._connection.acquire()
         self._token = get_connections().set(self._client.connection_name, self._client)
         try:
             if self._before is not None:
@@ -142,7 +142,7 @@ class SafeTransaction:
 
     async def _leave(self, *, intact: bool, cancelled: bool) -> None:
         get_connections().reset(self._token)
-        await to_its_end(self._connection.give_back(intact=intact), cancelled=cancelled)
+        await to_its_end(self._connection.release(intact=intact), cancelled=cancelled)
 
 
 async def settled(work: Coroutine[Any, Any, Any]) -> None:

@@ -73,7 +73,7 @@ def compute_or_release(
     key: bytes,
     compute: Compute,
     releases: Collection[PlannedFill],
-    patience: float | None = None,
+    soft_timeout: float | None = None,
     *,
     counters: Counters | None,
 ) -> Plan[Computed]:
@@ -82,7 +82,7 @@ def compute_or_release(
     ``counters``: those to which the time is added, or None if it is added already.
     """
     try:
-        computed: Computed = yield ComputeValue(key, partial(_run_computation, key, compute, counters), patience)
+        computed: Computed = yield ComputeValue(key, partial(_run_computation, key, compute, counters), soft_timeout)
     except StillComputing:
         raise
     except Exception:

@@ -24,20 +24,20 @@ def copies_to_lease(result: ResultEntries, key: bytes) -> list[tuple[bytes, byte
 class LastGood:
     """The copy of one result as a computation found it. ``acquired``: the answer to a request with its key last."""
 
-    __slots__ = ("_acquired", "_copies", "_held", "_key", "_patience")
+    __slots__ = ("_acquired", "_copies", "_held", "_key", "_soft_timeout")
 
     def __init__(self, result: ResultEntries, key: bytes, acquired: LeaseResult) -> None:
         self._copies: Copies | None = result.copies
-        self._patience = result.resilience.soft_timeout
+        self._soft_timeout = result.resilience.soft_timeout
         self._key = key + COPY_SUFFIX
         self._acquired = acquired
         self._held = acquired.values[-1] if self._copies is not None else None
 
     @property
-    def patience(self) -> float | None:
+    def soft_timeout(self) -> float | None:
         """The class's ``soft_timeout``, or None if there is no copy to return."""
         has_copy = self._copies is not None and self._copies.is_copy(self._held, self._acquired.versions[0])
-        return self._patience if has_copy else None
+        return self._soft_timeout if has_copy else None
 
     def value(self) -> Any | Miss:
         """Returns the value of the copy, whose instances are marked as stale, or a miss."""

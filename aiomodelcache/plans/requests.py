@@ -168,12 +168,12 @@ class ComputeValue(NamedTuple):
 
     key: bytes
     compute: Compute
-    patience: float | None = None
+    soft_timeout: float | None = None
     """Seconds after which the plan is thrown ``StillComputing`` instead of an answer. None: it waits for the answer."""
 
 
 class StillComputing(Exception):
-    """Thrown into a plan whose ``ComputeValue`` takes longer than its patience. The computation goes on."""
+    """Thrown into a plan whose ``ComputeValue`` takes longer than its ``soft_timeout``. The computation goes on."""
 
     def __init__(self, outcome: Callable[[Any], Awaitable[Any]]) -> None:
         self.outcome = outcome

@@ -98,12 +98,12 @@ def _find_or_compute(
     )
     granted = acquired.values[0] == LEASE + acquired.attempt.token
     last_good = LastGood(result, key, acquired)
-    patience = None if forced else last_good.patience
+    soft_timeout = None if forced else last_good.soft_timeout
     if not granted and is_being_filled(acquired.values[0]) and not forced:
-        yield from wait_for_leases([key], acquired.values[:1], patience or result.lease_ttl)
+        yield from wait_for_leases([key], acquired.values[:1], soft_timeout or result.lease_ttl)
         epoch, entry = yield Read([result.epoch_of(key), key])
         value = yield from _read_value(result, key, entry, epoch, {}, predictions)
-        if value is NoValue.MISS and patience is not None and is_lease(entry):
+        if value is NoValue.MISS and soft_timeout is not None and is_lease(entry):
             value = last_good.value()
             result.counters.stale_if_slow += value is not NoValue.MISS
         if value is not NoValue.MISS:
@@ -116,7 +116,7 @@ def _find_or_compute(
     releases = [*([(acquired.attempt, key, b"", 1)] if granted else []), *last_good.fills()]
     outcome: Computed | StillComputing
     try:
-        outcome = yield from compute_or_release(key, compute, releases, patience, counters=result.counters)
+        outcome = yield from compute_or_release(key, compute, releases, soft_timeout, counters=result.counters)
     except StillComputing as late:
         outcome = late
     except Exception as error:
@@ -175,7 +175,7 @@ def _keep(
             rows = known.keys[known.number :]
             known = KnownDependencies(list(dict.fromkeys([*keys, *rows])), len(keys))
             predictions.learn_keys(key, known)
-        known.remember_order(computed.tracker.recorded, dependencies)
+        known.learn_order(computed.tracker.recorded, dependencies)
     return computed.take()
 
 
@@ -296,7 +296,7 @@ def _read_value(
     if entry is not None and derived is not None and isinstance(known, KnownDependencies):
         known.seen = entry[HEADER]
         if not referred:
-            known.remember(entry, derived.tokens, derived.start)
+            known.learn(entry, derived.tokens, derived.start)
     result.counters.hits += 1
     return value
 

@@ -79,7 +79,7 @@ class CacheQuery(Generic[T]):
         if scope is not None and (bypassed or scope.over):
             scope = None if bypassed else current_scope()
         if scope is not None:
-            known = self.recall(cache, scope)
+            known = self.scope_result(cache, scope)
             if known is not None:
                 return _without_waiting(known)
         elif not bypassed and cache.guarded.near.on:
@@ -127,7 +127,7 @@ class CacheQuery(Generic[T]):
             return future_of_tracked(self, cache, tracker)
         future: asyncio.Future[T] = cache.loop.create_future()
         scope = None if bypassed else current_scope()
-        if scope is not None and (known := self.recall(cache, scope)) is not None:
+        if scope is not None and (known := self.scope_result(cache, scope)) is not None:
             future.set_result(known)
             return future
         lookup = None if bypassed or scope is not None else self.fast_lookup(cache)
@@ -167,7 +167,7 @@ class CacheQuery(Generic[T]):
             return self
         return OptionsQuery(self, CallOptions(fill=False, cache=not any(each.bypass for each in found)))
 
-    def recall(self, cache: OpenCache, scope: Scope) -> T | None:
+    def scope_result(self, cache: OpenCache, scope: Scope) -> T | None:
         """Returns the result that the request's scope holds, or None if only the plan can tell."""
         return None
 
@@ -320,8 +320,8 @@ class ObservedQuery(CacheQuery[T]):
             note_bypass(self._lookup, "transaction")
         return client
 
-    def recall(self, cache: OpenCache, scope: Scope) -> T | None:
-        known = self._query.recall(cache, scope)
+    def scope_result(self, cache: OpenCache, scope: Scope) -> T | None:
+        known = self._query.scope_result(cache, scope)
         if known is not None:
             self._lookup.outcome = "scope"
         return known

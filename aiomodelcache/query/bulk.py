@@ -235,8 +235,8 @@ class BulkQuery(CacheQuery[dict[Any, M]], Generic[M]):
         generation = 0
         if scope is not None:
             generation = scope.generation
-            recalled = {key: scope.recall(key) for key in wanted}
-            known = {key: answer for key, answer in recalled.items() if answer is not None}
+            held = {key: scope.find(key) for key in wanted}
+            known = {key: answer for key, answer in held.items() if answer is not None}
         missing = {key: values for key, values in wanted.items() if key not in known}
         if missing and isinstance(entry_set, RowEntries):
             by_key = yield from rows_by_pk(entry_set, {key: pk for key, (pk,) in missing.items()})

@@ -18,7 +18,7 @@ def computed(cache: OpenCache, result: ResultEntries, key: bytes, compute: Compu
     """Answers a computed result from the request's scope, from the cache, or by computing it."""
     if scope is None:
         return (yield from result_at(result, key, compute, cache.predictions))
-    known = scope.recall(key)
+    known = scope.find(key)
     if known is not None:
         return known[0]
     generation = scope.generation

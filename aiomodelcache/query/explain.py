@@ -158,7 +158,7 @@ async def explain_key(
         reason = "transaction"
     elif cache.bypass.off or any(each.bypass for each in cache.bypass.restrictions(open_blocks(), query.subjects())):
         reason = "disabled"
-    elif (scope := current_scope()) is not None and scope.recall(scope_key) is not None:
+    elif (scope := current_scope()) is not None and scope.find(scope_key) is not None:
         return Explanation(query=repr(query), source="scope", reason="scope", key=key_text(key))
     elif unavailable is not None:
         reason = unavailable
@@ -301,11 +301,11 @@ def state_of(entry_set: EntrySet | ResultEntries, key: bytes, entry: bytes | Non
     if entry[:1] not in (VALUE, ABSENT) or state == "damaged":
         return EntryState(key=name, state=state)
     age = max(0.0, time.time() - created_ms(entry) / 1000)
-    life = _life(entry_set, entry, epoch)
-    return EntryState(key=name, state=state, age=age, expires_in=None if life is None else max(0.0, life - age))
+    lifetime = _lifetime(entry_set, entry, epoch)
+    return EntryState(key=name, state=state, age=age, expires_in=None if lifetime is None else max(0.0, lifetime - age))
 
 
-def _life(entry_set: EntrySet | ResultEntries, entry: bytes, epoch: bytes | None) -> float | None:
+def _lifetime(entry_set: EntrySet | ResultEntries, entry: bytes, epoch: bytes | None) -> float | None:
     """Returns the lifetime of an entry in seconds. None if only its value with the instances in it would tell."""
     if not isinstance(entry_set, ResultEntries):
         return entry_set.lifetimes.seconds(entry[:1])

@@ -131,7 +131,7 @@ class PksQuery(PartQuery[list[Any] | None]):
         located = self._source.located_list(cache)
         if located is None:
             return None
-        known = scope.recall(located.key) if scope is not None else None
+        known = scope.find(located.key) if scope is not None else None
         if known is not None:
             return [row.pk for row in known]
         return (yield from pks_of_list(*located, cache.predictions))

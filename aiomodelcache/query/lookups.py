@@ -121,12 +121,12 @@ class LookupQuery(CacheQuery[T]):
             return self._entry_set.schema.transaction()
         return cache.entries_of(self._model).schema.transaction()
 
-    def recall(self, cache: OpenCache, scope: Scope) -> T | None:
+    def scope_result(self, cache: OpenCache, scope: Scope) -> T | None:
         if not self._has_fast_path:
             return None
         if self._cache is not cache:
             self._locate(cache)
-        known = scope.recall(self._key)
+        known = scope.find(self._key)
         return self.finish(known) if known else None  # for an absence, the plan raises the right exception
 
     def nearby(self, cache: OpenCache) -> T | Miss:
@@ -195,7 +195,7 @@ class LookupQuery(CacheQuery[T]):
 
     def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[T]:
         _, entry_set, values, key = self.locate(cache)
-        known = scope.recall(key) if scope is not None else None
+        known = scope.find(key) if scope is not None else None
         if known is not None:
             return self.finish(known)
         generation = scope.generation if scope is not None else 0

@@ -65,7 +65,7 @@ class ManyToManyBatchQuery(CacheQuery[dict[bytes, list[Any]]]):
     def plan(self, cache: OpenCache, scope: Scope | None) -> Plan[dict[bytes, list[Any]]]:
         through = self._through
         generation = scope.generation if scope is not None else 0
-        known = {key: scope.recall(key) for key in self._wanted} if scope is not None else {}
+        known = {key: scope.find(key) for key in self._wanted} if scope is not None else {}
         answers = {key: list(answer) for key, answer in known.items() if answer is not None}
         missing = {key: values for key, values in self._wanted.items() if key not in answers}
         found = (yield from rows_by_index(through, missing, cache.predictions)) if missing else {}

@@ -143,7 +143,7 @@ def find_part(located: LocatedList, window: Window, cache: OpenCache, scope: Sco
     entry_set, values, list_key = located
     generation, key = 0, b"%b %b" % (list_key, repr(window).encode())
     if scope is not None:
-        whole, known = scope.recall(list_key), scope.recall(key)
+        whole, known = scope.find(list_key), scope.find(key)
         if whole is not None:
             return _cut(whole, window)
         if known is not None:

@@ -49,7 +49,7 @@ class Ownership:
         self._owned = ""
         """The owner that this cache is, or was until another one took over."""
         self._not_before = 0.0
-        self._announce_at = 0.0
+        self._claim_at = 0.0
 
     async def require(self, source: Source) -> None:
         """Has lines drained for this cache.
@@ -81,28 +81,28 @@ class Ownership:
         if not await source.is_owned():
             raise self._lost()
 
-    async def announce(self, now_ms: int) -> None:
+    async def claim(self, now_ms: int) -> None:
         """Tells other caches of this store and namespace that the owner has a relay. Raises ``BackendError``."""
         now = monotonic()
-        if now >= self._announce_at:
-            key = self._alive_key(self._owned)
+        if now >= self._claim_at:
+            key = self._owner_key(self._owned)
             await self._guarded.call(self._store.claim(key, now_ms + int(1000 * HOLD_OFF)), 1)
-            self._announce_at = now + HOLD_OFF / 3
+            self._claim_at = now + HOLD_OFF / 3
 
     async def release(self) -> None:
         """Tells them that this relay ends. Another one of the same cache says so again. Raises ``BackendError``."""
-        if self._owned and self._announce_at:
-            self._announce_at = 0.0
-            await self._guarded.call(self._guarded.backend.delete([self._alive_key(self._owned)]), 1)
+        if self._owned and self._claim_at:
+            self._claim_at = 0.0
+            await self._guarded.call(self._guarded.backend.delete([self._owner_key(self._owned)]), 1)
 
     async def _may_replace(self, found: str, own: str) -> bool:
-        [alive] = await self._guarded.call(self._store.remaining([self._alive_key(found)]), 1)
+        [alive] = await self._guarded.call(self._store.remaining([self._owner_key(found)]), 1)
         if not alive:
             return monotonic() >= self._not_before
         # The same cache in this store has had a relay before the store was restarted.
         return own[_DECLARED] == found[_DECLARED] or own[_AGE] > found[_AGE]
 
-    def _alive_key(self, owner: str) -> bytes:
+    def _owner_key(self, owner: str) -> bytes:
         return self._space.relay_key("owner", owner[_CACHE])
 
     def _lost(self) -> RelayError:

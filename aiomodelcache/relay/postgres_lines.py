@@ -264,11 +264,11 @@ class _Listener:
         with suppress(OSError, TimeoutError, driver.PostgresError, driver.InterfaceError):
             connection = await driver.connect(password=self._client.password, **settings)
             try:
-                await connection.add_listener(CHANNEL, self._hear)
+                await connection.add_listener(CHANNEL, self._on_notification)
             except BaseException:
                 connection.terminate()
                 raise
             self._connection = connection
 
-    def _hear(self, *_: object) -> None:
+    def _on_notification(self, *_: object) -> None:
         self._notified.set()

@@ -171,11 +171,11 @@ class Drain:
         try:
             while not self.stopping:
                 try:
-                    await self._turn()
+                    await self._drain_or_wait()
                 except Exception as error:  # of any driver; the lines are still there
                     self._record_failure(error)
                     await self.close(resign=not isinstance(error, RelayError))  # another relay would fail, too
-                    await self._relieve()
+                    await self._limit_backlog()
                     await self._wait(backoff)
                     backoff = min(2 * backoff, MAX_BACKOFF)
                 else:
@@ -190,7 +190,7 @@ class Drain:
         if self._pause is not None:
             self._pause.cancel()
 
-    async def _turn(self) -> None:
+    async def _drain_or_wait(self) -> None:
         """Drains once and waits for more to do; or waits for the end of the relay that leads."""
         self.status.leading = await self._election.lead()
         if not self.status.leading:
@@ -228,11 +228,11 @@ class Drain:
             except Exception as error:  # the server is away
                 logger.debug("aiomodelcache: the relay of %s: %s", self.status.connection, safe_reason(error))
 
-    async def _relieve(self) -> None:
+    async def _limit_backlog(self) -> None:
         """Frees what the database keeps for this relay, if that is too much. Finds out how long lines have waited."""
         try:
             with anyio.fail_after(CLOSE_LIMIT):
-                await self.source.relieve()
+                await self.source.limit_backlog()
                 since = await self.source.waiting_since()  # a line that stands for older ones is younger
                 self.status.waiting_since = since and min(since, self.status.waiting_since or since)
         except Exception as error:  # the server is away
@@ -288,7 +288,7 @@ class Drain:
         self._backlog, self.status.waiting_since = 0, None
         if due is not None:
             await self._confirm(due.checked, due.t0)
-            await self._ownership.announce(due.t0)
+            await self._ownership.claim(due.t0)
             await self._claim(self.liveness_key, due.t0 + int(self._lag * 1000))
             self._due, self._claim_at = None, due.started + self._lag / CLAIMS_PER_LAG
             self.status.claims += 1

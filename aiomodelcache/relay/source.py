@@ -25,7 +25,7 @@ from aiomodelcache.relay.triggers.definitions import CHANGES, Dialect, literal, 
 from aiomodelcache.relay.triggers.installation import check_installation, dialect_of
 
 MAX_KEPT: Final = 50_000
-"""Maximum number of lines that wait for a relay, as their values are not read beyond it. ``relieve`` trims the rest."""
+"""Maximum number of lines that wait for a relay, as their values are not read beyond it. Then they are trimmed."""
 TRIMMED_AT_ONCE: Final = 10_000
 """Maximum number of lines that one statement of ``trim`` deletes."""
 
@@ -171,7 +171,7 @@ class Source:
         another cache, which needs them. Nor if the database is an older copy by now, which ``check`` has to notice.
         """
         if ids:
-            await self._lines.delete(ids, self._held)
+            await self._lines.delete(ids, self._ownership_condition)
 
     @property
     def position(self) -> tuple[int, str] | None:
@@ -179,7 +179,7 @@ class Source:
         return self._lines.position
 
     @property
-    def _held(self) -> str:
+    def _ownership_condition(self) -> str:
         """The condition that ``owner`` is still the owner, and the database no older copy, as SQL."""
         conditions = [] if self.owner is None else [f"owner = {literal(self.owner)}"]
         if self.position is not None:
@@ -213,7 +213,7 @@ class Source:
         """Closes the connection that waits for notifications, or for messages."""
         await self._lines.close()
 
-    async def relieve(self) -> None:
+    async def limit_backlog(self) -> None:
         """Frees what the database keeps for a relay that cannot drain, if it is too much.
 
         The next ``check`` returns another value then.
@@ -234,7 +234,7 @@ class TriggerSource(Source):
         dialect = dialect_of(client)
         super().__init__(client, tables, _LINES[client.capabilities.dialect](client, tables), dialect, further)
 
-    async def relieve(self) -> None:
+    async def limit_backlog(self) -> None:
         """Trims the lines if there are too many."""
         if await self.count(MAX_KEPT) > MAX_KEPT:
             await self.trim()
@@ -296,7 +296,7 @@ class StreamSource(Source):
 
     async def begin(self) -> None:
         """Has a message of its own follow all changes that are committed by now."""
-        await self._stream.mark(self._held)
+        await self._stream.mark(self._ownership_condition)
 
     async def changes(self, limit: int, *, whole: bool = False) -> list[Change]:
         """Returns up to ``limit`` changes. Of a row that several captured tables have, one for each."""
@@ -304,9 +304,9 @@ class StreamSource(Source):
         self.left_out = self._stream.left_out or len(found) >= limit
         return found
 
-    async def relieve(self) -> None:
+    async def limit_backlog(self) -> None:
         """Drops the slot if it keeps more of the WAL than it may."""
-        await self._stream.relieve()
+        await self._stream.limit_backlog()
 
 
 def source_of(client: BaseDBAsyncClient, tables: Sequence[CapturedTable], cache: OpenCache) -> Source:

@@ -30,10 +30,10 @@ MIN_INTERVAL: Final = 0.05
 """Minimum seconds between two questions. With a shorter ``relay_lag``, entries are believed for a part of the time."""
 MAX_INTERVAL: Final = 1.0
 """Maximum seconds between two questions while a relay is lost."""
-RELIEF_INTERVAL: Final = 60.0
-"""Seconds for which a relay is lost until what waits for it is trimmed, and from then on between two looks."""
-RELIEF_LIMIT: Final = 5.0
-"""Maximum seconds of one such look, during which a relay that has come back is not noticed. The next one goes on."""
+BACKLOG_INTERVAL: Final = 60.0
+"""Seconds for which a relay is lost until what waits for it is trimmed, and from then on between two checks."""
+BACKLOG_DEADLINE: Final = 5.0
+"""Maximum seconds of one such check, during which a relay that has come back is not noticed. The next one goes on."""
 FIRST_CLAIM_LIMIT: Final = 2.0
 """Maximum seconds that opening waits for the first claim of a relay of its own. Beyond it, the cache opens without."""
 
@@ -64,7 +64,7 @@ class RelayWatch:
         self._tables = {(table.connection, table.name) for each in tables.values() for table in each}
         self._interval = max(MIN_INTERVAL, opened.config.relay_lag / ASKED_IN_A_LIFE)
         self._task: asyncio.Task[None] | None = None
-        opened.reader.believe_while(self.relayed)
+        opened.reader.require_relay(self.relayed)
 
     def cover(self, view: OpenCache, *, connected: bool) -> None:
         """Believes the entries of a view only while a relay lives. ``connected``: the view is of one named connection.
@@ -73,9 +73,9 @@ class RelayWatch:
         """
         tables = captured_tables(view) if connected else {}
         if all((table.connection, table.name) in self._tables for each in tables.values() for table in each):
-            view.reader.believe_while(self.relayed)
+            view.reader.require_relay(self.relayed)
             return
-        view.reader.believe_while(UnwatchedRelayed(*_dependents(view, tables), view.stats, serves=self.relayed.serves))
+        view.reader.require_relay(UnwatchedRelayed(*_dependents(view, tables), view.stats, serves=self.relayed.serves))
 
     async def ask(self, *, report: bool = True) -> None:
         """Asks how long the relays live. If that fails, it is counted and logged, and the countdowns go on."""
@@ -112,31 +112,33 @@ class RelayWatch:
     async def _run(self) -> None:
         in_background.set(True)  # the task has a context of its own
         relayed, loop = self.relayed, asyncio.get_running_loop()
-        relieved = loop.time()
+        limited = loop.time()
         while True:
             lost = relayed.expired(relayed.claims)
             if not lost:
-                relieved = loop.time()
-            elif loop.time() >= relieved + RELIEF_INTERVAL:
-                await self._relieve()
-                relieved = loop.time()
+                limited = loop.time()
+            elif loop.time() >= limited + BACKLOG_INTERVAL:
+                await self._limit_backlog()
+                limited = loop.time()
             await asyncio.sleep(min(self._interval, MAX_INTERVAL) if lost else self._interval)
             await self.ask()
 
-    async def _relieve(self) -> None:
+    async def _limit_backlog(self) -> None:
         """Frees what databases keep for relays that are lost, if it is too much. Needs the rights of a relay."""
         lost = self.relayed.lost_connections()
         for schema in self._opened.connections:
             if schema.connection in lost:
                 source = source_of(schema.client, self._captured[schema.connection], self._opened)
                 try:
-                    with anyio.fail_after(RELIEF_LIMIT):
+                    with anyio.fail_after(BACKLOG_DEADLINE):
                         try:
-                            await source.relieve()
+                            await source.limit_backlog()
                         finally:
                             await source.close()
                 except Exception as error:  # the server is away or too slow, or nothing is installed
-                    logger.debug("aiomodelcache: %s is not relieved: %s", schema.connection, safe_reason(error))
+                    logger.debug(
+                        "aiomodelcache: the backlog of %s is not limited: %s", schema.connection, safe_reason(error)
+                    )
 
 
 def _dependents(

@@ -27,7 +27,7 @@ class Scope:
         self._derived = set[bytes]()
         """The keys of results that may be derived from anything."""
 
-    def recall(self, key: bytes) -> list[Any] | None:
+    def find(self, key: bytes) -> list[Any] | None:
         """Returns the instances of an earlier lookup with this key; None if there was none."""
         answer = self._answers.get(key)
         if answer is None and key in self._rows:
@@ -85,7 +85,7 @@ class Scope:
                     scope._answers.pop(answer_key, None)
             scope = scope.parent
 
-    def forget(self, instance: Any) -> None:
+    def discard(self, instance: Any) -> None:
         """Removes an instance, and every answer that contains it, here and in the scopes around this one."""
         scope: Scope | None = self
         while scope is not None:

@@ -105,7 +105,7 @@ async def _run_captured(query: Any) -> Any:
     except BaseException:
         if (scope := current_scope()) is not None:
             for instance in getattr(query, "_objects", ()):  # of a bulk write
-                scope.forget(instance)  # it may hold the refused values
+                scope.discard(instance)  # it may hold the refused values
         raise
 
 

@@ -123,7 +123,7 @@ class WriteCall:
     async def _end_intents(self, error: BaseException) -> None:
         scope = current_scope()
         if scope is not None:
-            scope.forget(self.instance)  # it may hold the refused values
+            scope.discard(self.instance)  # it may hold the refused values
             for intent in self.intents.values():
                 intent.drop_from(scope)
         if is_settled(error):

@@ -8,7 +8,7 @@ from weakref import WeakSet
 
 from tortoise.models import Model
 
-from aiomodelcache.orm.changes import forget_changes, noting
+from aiomodelcache.orm.changes import clear_changes, noting
 from aiomodelcache.orm.meta import mark_fresh
 from aiomodelcache.write.calls import intent_scope, refuse_write
 from aiomodelcache.write.saves import connection_for, run_write
@@ -35,7 +35,7 @@ def _wrap_refresh(method: Callable[..., Coroutine[Any, Any, None]]) -> Callable[
         await method(self, fields, *args, **kwargs)
         if not fields:
             mark_fresh(self)
-            forget_changes(self)
+            clear_changes(self)
 
     return refresh_from_db
 

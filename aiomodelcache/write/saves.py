@@ -17,7 +17,7 @@ from aiomodelcache.engine.begun import Begun
 from aiomodelcache.engine.intent import Intent
 from aiomodelcache.entries.model import ModelEntries
 from aiomodelcache.open_cache import OpenCache
-from aiomodelcache.orm.changes import forget_changes
+from aiomodelcache.orm.changes import clear_changes
 from aiomodelcache.orm.connections import outermost, write_client
 from aiomodelcache.orm.meta import RowValues
 from aiomodelcache.orm.outcomes import may_survive_rollback
@@ -277,7 +277,7 @@ async def _after(
             collect_model_keys(intents[cache], [entries])
         raise
     finally:
-        forget_changes(instance)
+        clear_changes(instance)
         for intent in intents.values():
             intent.drop_from(current_scope())
 

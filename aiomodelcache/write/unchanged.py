@@ -17,7 +17,7 @@ from aiomodelcache.engine.intent import Intent
 from aiomodelcache.entries.model import ModelEntries
 from aiomodelcache.entries.tables import WrittenEntries
 from aiomodelcache.open_cache import OpenCache
-from aiomodelcache.orm.changes import changed_attributes, forget_changes
+from aiomodelcache.orm.changes import changed_attributes, clear_changes
 from aiomodelcache.orm.meta import is_partial, is_saved
 from aiomodelcache.orm.unchanged_rows import has_values
 from aiomodelcache.scopes.request import current_scope
@@ -95,7 +95,7 @@ def drop_local_copies(
 
     The writers that have changed the row have marked its entries in the store, but no copies in this process.
     """
-    forget_changes(instance)
+    clear_changes(instance)
     scope = current_scope()
     for cache, written in affected:
         if scope is None and not cache.guarded.near.wanted:

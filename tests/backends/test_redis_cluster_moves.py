@@ -241,7 +241,7 @@ async def test_the_command_line_sees_the_keys_of_all_nodes(cluster: Cluster, bac
     async with connected(cluster.url) as store:
         assert {key async for chunk in store.scan(b"scanned:") for key in chunk} == set(keys)
         assert await store.values([*keys, new_key()]) == [b"value"] * 15 + [None]
-        assert None not in await store.life_left(keys)
+        assert None not in await store.expires_in(keys)
         assert await store.clock() > 1e9
         assert (await store.info())["cluster_enabled"] == "1"
         assert await store.heat(keys[:1]) == [None]

@@ -239,6 +239,6 @@ async def test_the_shell_sees_all_that_it_shows(server: RedisServer) -> None:
             control.config_set("maxmemory-policy", "noeviction")
         assert await store.info()
         assert await store.clock()
-        assert await store.life_left([key]) != [None]
+        assert await store.expires_in([key]) != [None]
         await store.route()
     assert refused(server) == []

@@ -16,7 +16,7 @@ def test_a_row_is_decoded_without_its_values(filled: Application) -> None:
     assert (data["cache"], data["kind"], data["state"]) == ("Listing", "row", "hit")
     assert len(bytes.fromhex(data["token"])) == 16
     assert 0 <= data["age"] < 300
-    assert 3000 < data["life_left"] < 4000
+    assert 3000 < data["expires_in"] < 4000
     assert data["epoch"].endswith("(current)")
     assert data["content"] == {
         "id": "<int>", "slug": "<str>", "title": "<str>", "public": "<bool>", "seller_id": "<int>", "other_id": "None",
@@ -90,7 +90,7 @@ def test_the_lease_of_a_reader_is_named(filled: Application) -> None:
     filled.do(lease)
     data = filled.run("inspect", key.decode(), "--json").data
     assert (data["state"], data["content"]) == ("leased", None)
-    assert data["life_left"] <= 5
+    assert data["expires_in"] <= 5
 
 
 def test_a_row_from_before_a_clear_is_named(filled: Application) -> None:

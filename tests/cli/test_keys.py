@@ -27,7 +27,7 @@ def test_keys_with_values_are_listed_up_to_the_limit(filled: Application) -> Non
     assert "shop:amc:i:default:listing:slug:ssecret-1" in [key["key"] for key in keys]
     [row] = [key for key in keys if key["key"] == "shop:amc:r:default:listing:i3"]
     assert row["state"] == "hit"
-    assert 3000 < row["life_left"] < 4000
+    assert 3000 < row["expires_in"] < 4000
     out = filled.run("keys", "Listing", "--values", "--limit", "2").out
     assert f"{len(keys) - 2} more keys: raise --limit to list them." in out
 

@@ -402,7 +402,7 @@ async def test_inspect_decodes_the_entry_without_values(client: httpx.AsyncClien
     async with assert_ops(sql=0):
         status, answer = await post(client, "/inspect", target="User", arguments="id=1")
     assert (status, answer["state"], answer["content"]["username"]) == (200, "hit", "<str>")
-    assert answer["life_left"] > 0
+    assert answer["expires_in"] > 0
     assert "kim" not in json.dumps(answer)
 
 

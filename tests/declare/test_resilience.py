@@ -429,7 +429,7 @@ class TestSliding:
         for clock.now in (6.0, 12.0, 21.0):
             assert await sliding_clubs() == []
             await settled()
-            default_cache().reader.background.forget_attempts()
+            default_cache().reader.background.clear_attempts()
         assert source.calls == 1
         [counters] = [each for name, each in timed.stats.by_cache.items() if name.endswith("sliding_clubs")]
         assert counters.extended == 3

@@ -25,7 +25,7 @@ FOR_TYPE_CHECKERS = {
     "Partitioned", "ReadsTogether",  # for authors of stores
     "force_index", "use_index",  # for callers of querysets
 }  # fmt: skip
-FOR_TESTS = {"forget_attempts", "TINY"}
+FOR_TESTS = {"clear_attempts", "TINY"}
 ALIVE = CALLED_BY_OTHERS | FOR_TYPE_CHECKERS | FOR_TESTS
 
 

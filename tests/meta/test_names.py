@@ -25,6 +25,16 @@ TWINS = {
 }  # fmt: skip
 """Names that functions or constants of several modules have, because they mean the same."""
 
+METAPHORS = {
+    "alive", "announce", "believe", "complain", "dead", "forget", "hear", "heal", "life", "lives", "lose", "patience",
+    "patient", "promise", "recall", "relieve", "remember", "settle", "survive", "tell", "told", "trouble",
+}  # fmt: skip
+"""Words that functions, methods and parameters do not have in their names, because the field has other terms."""
+FIELD_TERMS = {"may_survive_rollback"}
+"""Names that have such a word and are the field's own."""
+PENDING = {"forget", "life", "settle", "survive"}
+"""Names that are still to be changed."""
+
 
 def types_in(source: str) -> set[str]:
     """Returns the classes and the named types of a module, but no type variables, which mean nothing by themselves."""
@@ -52,6 +62,15 @@ def functions_and_constants_in(source: str) -> set[str]:
     return {name for name in found - types_in(source) if not name.startswith("_")}
 
 
+def names_of_functions_in(source: str) -> set[str]:
+    """Returns the names of all functions and methods of a module, and of their parameters."""
+    functions = [
+        node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    names = {each.name for each in functions if not each.name.startswith("test_")}
+    return names | {parameter.arg for each in functions for parameter in (*each.args.args, *each.args.kwonlyargs)}
+
+
 def shared(names_in: Callable[[str], set[str]], folder: Path = PACKAGE) -> dict[str, list[str]]:
     """Returns the modules of each name that several modules define."""
     modules: dict[str, list[str]] = defaultdict(list)
@@ -74,6 +93,16 @@ def test_no_two_classes_or_named_types_share_a_name() -> None:
 def test_no_two_functions_or_constants_share_a_name() -> None:
     found = shared(functions_and_constants_in)
     assert found.keys() == TWINS, {name: found.get(name) for name in found.keys() ^ TWINS}
+
+
+def test_no_function_is_named_by_a_metaphor() -> None:
+    found = {
+        name: path.name
+        for path in PACKAGE.rglob("*.py")
+        for name in names_of_functions_in(path.read_text("utf-8"))
+        if not METAPHORS.isdisjoint(name.split("_"))
+    }
+    assert found.keys() == PENDING | FIELD_TERMS, found
 
 
 @pytest.mark.parametrize("folder", ["soak", "benchmarks", "tests/support"])
@@ -101,3 +130,5 @@ async def _read(): ...
 """
     assert types_in(source) == {"Read", "Rows", "Endpoint"}
     assert functions_and_constants_in(source) == {"LIMIT", "logger", "read"}
+    method = "class Read:\n    def life(self, patience, *, told): ...\n    def test_a_life(self): ..."
+    assert names_of_functions_in(method) == {"life", "self", "patience", "told"}

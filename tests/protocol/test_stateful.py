@@ -146,7 +146,7 @@ BREAKS = {
     ),
     "a write drops nothing from its scope": Break("engine.intent:Intent._drop", "scope.drop(self.clears)", "pass"),
     "a refused save leaves its instance in the scope": Break(
-        "write.calls:WriteCall._end_intents", "scope.forget(self.instance)", "pass"
+        "write.calls:WriteCall._end_intents", "scope.discard(self.instance)", "pass"
     ),
     "the versions of tables are not marked": Break(
         "engine.intent:Intent.add_tables", "self.clears.update({key: Clear(key) for key in keys})", "pass"

@@ -334,7 +334,7 @@ class TestExtent:
         gate.open()
         key = Book.cache.get(isbn=1).locate(gated.open_cache).key
         assert (await reading).isbn == 1
-        assert scope.recall(key) is None
+        assert scope.find(key) is None
 
     async def test_a_cancelled_lookup_does_not_affect_later_lookups(
         self, gated: ModelCache, store: GatedBackend

@@ -70,7 +70,7 @@ def capture(stream_capture: StreamCapture) -> StreamCapture:
 def every_drain_claims(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets each drain find out whether something is left out. Others return what has arrived by chance."""
     monkeypatch.setattr("aiomodelcache.relay.relay.CLAIMS_PER_LAG", 1e9)
-    monkeypatch.setattr("aiomodelcache.relay.stream.lines.HASTE", PATIENCE)
+    monkeypatch.setattr("aiomodelcache.relay.stream.lines.MAX_MESSAGE_WAIT_WITH_LINES", PATIENCE)
 
 
 # The slot ----------------------------------------------------------------------------------------------------
@@ -169,10 +169,10 @@ async def test_a_slot_that_keeps_too_much_is_given_up(
         assert drain.status.cleared == 2
         assert await answers() == await fresh(cache) != before
         name = await slot_name(database)
-        await drain.source.relieve()
+        await drain.source.limit_backlog()
         assert (await slot_state(database, name)).exists, "it keeps little"
         await run(junk)
-        await drain.source.relieve()  # as while the store is away
+        await drain.source.limit_backlog()  # as while the store is away
         assert not (await slot_state(database, name)).exists
         await run("UPDATE article SET title = 'newest'")
         await drain.close()
@@ -213,7 +213,7 @@ async def test_nothing_is_claimed_before_all_has_arrived(
     before = await answers()
     await cache.backend.delete([drain.liveness_key])
     await outside("UPDATE article SET author_id = 2")
-    monkeypatch.setattr("aiomodelcache.relay.stream.lines.PATIENCE", 0.1)
+    monkeypatch.setattr("aiomodelcache.relay.stream.lines.MAX_MESSAGE_WAIT", 0.1)
     with monkeypatch.context() as patch:
         patch.setattr(ReplicationStream, "read", lambda _: None)
         assert not await drain.drain()

@@ -54,7 +54,7 @@ ACTS = {
 @pytest.fixture(autouse=True)
 def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets a drain whose slot is gone end soon."""
-    monkeypatch.setattr("aiomodelcache.relay.stream.lines.PATIENCE", 0.3)
+    monkeypatch.setattr("aiomodelcache.relay.stream.lines.MAX_MESSAGE_WAIT", 0.3)
 
 
 async def assert_fresh(cache: ModelCache, drain: Drain, outside: Outside, step: str, act: str) -> None:

@@ -73,11 +73,11 @@ async def test_a_relay_that_comes_back_invalidates_what_a_line_stands_for(
     note = await Note.cache.get(id=1)
     await outside("UPDATE author SET name = 'old' WHERE id = 2")
     waiting = await trimmer.count(100)
-    await trimmer.relieve()
+    await trimmer.limit_backlog()
     assert await trimmer.count(100) == waiting == 1, "one line is kept"
     await outside(*WRITES)
     assert await trimmer.count(2) == 3
-    await trimmer.relieve()
+    await trimmer.limit_backlog()
     lines = await trimmer.changes(100)
     assert sorted(line.table.name for line in lines) == ["article", "author"]
     assert {line.rows for line in lines} == {None}
@@ -232,7 +232,7 @@ async def test_a_relay_without_a_store_trims(
 
         await until(is_trimmed)
         since = drain.status.waiting_since
-        await drain._relieve()
+        await drain._limit_backlog()
         assert drain.status.waiting_since == since, "the age is that of the lines that are gone"
         drain.stop()
         await running
@@ -250,13 +250,13 @@ async def test_an_application_without_a_relay_trims(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """One that may not, or has nothing installed, goes on without."""
-    monkeypatch.setattr(watch_module, "RELIEF_INTERVAL", 0.1)
+    monkeypatch.setattr(watch_module, "BACKLOG_INTERVAL", 0.1)
     monkeypatch.setattr(source_module, "MAX_KEPT", 3)
     caplog.set_level("DEBUG", "aiomodelcache")
     async with ModelCache(backend, relay_lag=0.2) as cache, other_program(db_url) as run:
 
         async def has_tried() -> bool:
-            return "is not relieved" in caplog.text
+            return "is not limited" in caplog.text
 
         await until(has_tried)
         tables = captured_tables(cache.open_cache)[database.connection_name]
@@ -280,8 +280,8 @@ async def test_an_application_that_cannot_trim_still_looks_for_a_relay(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(watch_module, "RELIEF_INTERVAL", 0.1)
-    monkeypatch.setattr(watch_module, "RELIEF_LIMIT", 0.2)
+    monkeypatch.setattr(watch_module, "BACKLOG_INTERVAL", 0.1)
+    monkeypatch.setattr(watch_module, "BACKLOG_DEADLINE", 0.2)
     caplog.set_level("DEBUG", "aiomodelcache")
     async with ModelCache(backend, relay_lag=0.2) as cache, other_program(db_url) as run:
         await install(database, captured_tables(cache.open_cache)[database.connection_name])
@@ -289,7 +289,7 @@ async def test_an_application_that_cannot_trim_still_looks_for_a_relay(
         await run("LOCK TABLE aiomodelcache_changes IN ACCESS EXCLUSIVE MODE")
 
         async def gave_up() -> bool:
-            return "is not relieved: TimeoutError" in caplog.text
+            return "is not limited: TimeoutError" in caplog.text
 
         await until(gave_up)
         await run("ROLLBACK")

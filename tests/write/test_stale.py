@@ -488,7 +488,7 @@ class TestRefreshing:
                 assert (await row(1)).votes == 0
                 await until_idle(cache)
         await store.delete([key])  # as if the election expired
-        cache.open_cache.reader.background.forget_attempts()
+        cache.open_cache.reader.background.clear_attempts()
         assert (await row(1)).votes == 0
         await until_states(cache, "V", row(1))
 
@@ -521,7 +521,7 @@ class TestRefreshing:
         assert await store.read([row(1).locate(cache.open_cache).key + ELECTION_SUFFIX]) == [None], (
             "a failed refresh gives up its election"
         )
-        cache.open_cache.reader.background.forget_attempts()
+        cache.open_cache.reader.background.clear_attempts()
         await row(1)
         await until_states(cache, "V", row(1))
 

@@ -69,7 +69,7 @@ class Call:
         elif response is None:
             run.cancel()
         else:
-            run.go_on_alone()
+            run.detach()
 
     def take(self) -> Run | None:
         """Returns the run whose response the client must send, once."""

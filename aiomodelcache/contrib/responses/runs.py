@@ -72,7 +72,7 @@ class Run:
         if not self._go_on.done():
             self._go_on.set_result(None)
 
-    def go_on_alone(self) -> None:
+    def detach(self) -> None:
         """Lets the application go on after its response, which no client waits for, once its computation has ended."""
         self._alone = True
         asyncio.get_running_loop().call_soon(self.release)

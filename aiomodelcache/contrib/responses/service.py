@@ -149,7 +149,7 @@ class ResponseCache:
         response = await run.respond(partial(call.tasks.start, context=copy_context()))
         call.reason, found = "stream", None
         if response is not None:
-            call.reason, found = self._judge(call, response, has_read=_has_read(tracker, before))
+            call.reason, found = self._stored_form(call, response, has_read=_has_read(tracker, before))
         if found is None and call.reason not in (None, "vary"):
             _bounded(self._unshared)[call.mark] = time.monotonic() + UNSHARED_SECONDS
         call.stored = found
@@ -158,7 +158,7 @@ class ResponseCache:
             raise ServerFailed(response.status)
         return DontCache(None) if found is None else found
 
-    def _judge(self, call: Call, response: WholeResponse, *, has_read: bool) -> tuple[str | None, SharedAnswer]:
+    def _stored_form(self, call: Call, response: WholeResponse, *, has_read: bool) -> tuple[str | None, SharedAnswer]:
         """Returns the stored form of a response, or the reason against it, None for one that may soon be gone."""
         now = current_time()
         reason = storage_refusal(response, now)

@@ -47,9 +47,9 @@ from aiomodelcache.relay.triggers.postgres import current_schema, relation_name
 
 MESSAGE_PREFIX: Final = "aiomodelcache"
 """The prefix of the relay's own messages in the WAL."""
-PATIENCE: Final = 1.0
+MAX_MESSAGE_WAIT: Final = 1.0
 """Maximum seconds that one read waits for the relay's own message. Beyond it, the next read waits."""
-HASTE: Final = 0.05
+MAX_MESSAGE_WAIT_WITH_LINES: Final = 0.05
 """The same while there are lines, which would wait as well."""
 MESSAGES_PER_TURN: Final = 500
 """Maximum number of messages that are read in one turn of the event loop. Beyond it, other tasks run first."""
@@ -129,7 +129,7 @@ class StreamLines:
         await self.close()
         await renew_slot(self._client, self._slot, why)
 
-    async def relieve(self) -> None:
+    async def limit_backlog(self) -> None:
         """Drops the slot if it keeps more WAL than it may. The next ``guard`` notices."""
         state = await self._state()
         if state.exists and state.kept > self._limit:
@@ -187,7 +187,7 @@ class StreamLines:
         began = loop.time()
         await self._receive(stream, limit)
         while self.left_out and len(self._held) < limit:
-            left = began + (HASTE if self._held else PATIENCE) - loop.time()
+            left = began + (MAX_MESSAGE_WAIT_WITH_LINES if self._held else MAX_MESSAGE_WAIT) - loop.time()
             if left <= 0 or not await stream.wait(left):
                 break
             await self._receive(stream, limit)

@@ -79,10 +79,10 @@ class ReplicationStream:
     async def _begin(self, slot: str, publication: str) -> None:
         options = {"proto_version": PROTOCOL_VERSION, "publication_names": f'"{publication}"', "messages": "true"}
         with _failures(self._name):
-            await self._settle()
+            await self._poll()
             self._cursor = self._connection.cursor()
             self._cursor.start_replication(slot_name=slot, options=options, status_interval=_NEVER)
-            await self._settle()
+            await self._poll()
 
     def read(self) -> Sent | None:
         """Returns the next message, or None if it has not arrived. Raises ``ReplicationFailure``."""
@@ -108,7 +108,7 @@ class ReplicationStream:
         """Closes the connection. Idempotent."""
         self._connection.close()
 
-    async def _settle(self) -> None:
+    async def _poll(self) -> None:
         """Waits until the connection is made or a command is answered."""
         extensions = load_driver().extensions
         while (state := self._connection.poll()) != extensions.POLL_OK:

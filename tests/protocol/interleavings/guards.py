@@ -130,8 +130,8 @@ GUARDS = {
     ),
     "giving a connection back is not cancelled": Guard(
         "orm.transactions:SafeTransaction._leave",
-        "await to_its_end(self._connection.give_back(intact=intact), cancelled=cancelled)",
-        "await self._connection.give_back(intact=intact)",
+        "await to_its_end(self._connection.release(intact=intact), cancelled=cancelled)",
+        "await self._connection.release(intact=intact)",
         "update of a query set",
     ),
     "the context is reset": Guard(
@@ -141,7 +141,7 @@ GUARDS = {
         "update of a query set, then a new row",
     ),
     "a connection whose state is not known is closed": Guard(
-        "orm.transactions:_PooledConnection.give_back", "if not intact:", "if False:", "update of a query set"
+        "orm.transactions:_PooledConnection.release", "if not intact:", "if False:", "update of a query set"
     ),
     # Writers.
     "a cancelled save waits for its outcome": Guard(

@@ -200,7 +200,7 @@ class Stage:
             self.replica.forget()
         for cache in (self.near, self.far):
             cache.open_cache.predictions.clear()
-            cache.open_cache.reader.background.forget_attempts()
+            cache.open_cache.reader.background.clear_attempts()
 
     def _note(self) -> None:
         state = tuple([self._rows_of(*table) for table in self.world.tables()])

@@ -19,7 +19,7 @@ def recorded_keys(number: int, seed: int) -> dict[bytes, bytes]:
 def known_of(recorded: dict[bytes, bytes], *rows: bytes) -> KnownDependencies:
     keys, packed = pack_dependencies(recorded)
     known = KnownDependencies([*keys, *rows], len(keys))
-    known.remember_order(recorded, packed)
+    known.learn_order(recorded, packed)
     return known
 
 

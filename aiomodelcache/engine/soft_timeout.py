@@ -1,4 +1,4 @@
-"""The plans that wait for one computation, and the end of their patience (``soft_timeout``).
+"""The plans that wait for one computation, for at most ``soft_timeout``.
 
 The computation is a task of its own, so it goes on when no plan waits any more.
 """
@@ -17,18 +17,18 @@ Advance = Callable[..., None]
 
 
 class Waiting:
-    """The plans that wait for one computation. Those with ``patience`` are thrown ``StillComputing`` after it."""
+    """The plans that wait for one computation. Those with ``soft_timeout`` are thrown ``StillComputing`` after it."""
 
     __slots__ = ("_advance", "_outcome", "_runs", "_timer")
 
-    def __init__(self, runs: list[RunningPlan], advance: Advance, patience: float | None) -> None:
+    def __init__(self, runs: list[RunningPlan], advance: Advance, soft_timeout: float | None) -> None:
         self._runs = runs
         self._advance = advance
         self._outcome: asyncio.Future[Any] | None = None
-        """The outcome of the computation, if plans have lost their patience. They may wait for it again."""
+        """The outcome of the computation, after ``soft_timeout``. The plans may wait for it again."""
         self._timer: asyncio.TimerHandle | None = None
-        if patience is not None:
-            self._timer = asyncio.get_running_loop().call_later(patience, self._give_up)
+        if soft_timeout is not None:
+            self._timer = asyncio.get_running_loop().call_later(soft_timeout, self._time_out)
 
     def resolve(self, returned: Any) -> None:
         """Gives all plans what the computation returned."""
@@ -51,14 +51,14 @@ class Waiting:
         for run in self._runs:
             self._advance(run, None, error)
 
-    def _give_up(self) -> None:
+    def _time_out(self) -> None:
         self._outcome = asyncio.get_running_loop().create_future()
         note_failure(operations_of(self._runs), "slow")
         for run in self._runs:
             self._advance(run, None, StillComputing(self._wait))
 
     async def _wait(self, _: Any) -> Any:
-        assert self._outcome is not None, "plans wait again only after they have lost their patience"
+        assert self._outcome is not None, "plans wait again only after soft_timeout"
         return await asyncio.shield(self._outcome)
 
     def _stop(self) -> None:
