@@ -28,7 +28,7 @@ _METHODS: Final = ("save", "delete", "create", "bulk_create", "bulk_update", "ge
 _HOOKS: Final = ("_pre_save", "_post_save", "_pre_delete", "_post_delete", "_wait_for_listeners", "register_listener")
 """Methods of Tortoise that send signals."""
 _OF_QUERYSETS: Final = ("update", "delete", "bulk_create", "bulk_update", "create", "get_or_create", "update_or_create")
-"""Methods of query sets that write."""
+"""Methods of querysets that write."""
 _SIGNALS: Final = (Signals.pre_save, Signals.post_save, Signals.pre_delete, Signals.post_delete)
 
 
@@ -42,7 +42,7 @@ def of_models(cache: OpenCache) -> list[Finding]:
         ("tables", "each has one cached model, or several with the same columns"),
         ("signals", "of all cached models reach the cache"),
         ("methods", "of all cached models that write call their parents'"),
-        ("managers", "of all cached models return query sets whose writes are noticed"),
+        ("managers", "of all cached models return querysets whose writes are noticed"),
     ):
         if subject not in subjects:
             found.append(Finding("ok", subject, text))
@@ -128,7 +128,7 @@ def _managers(model: type[Model]) -> Iterator[Finding]:
             yield Finding("ok", "managers", text)
             continue
         if not isinstance(queryset, TrackedQuerySet):
-            text = f"{kind} of {model.__name__} returns query sets whose writes are not noticed"
+            text = f"{kind} of {model.__name__} returns querysets whose writes are not noticed"
             remedy = "Define get_queryset in the manager's class, and return what the parent returns:"
             paste = ("def get_queryset(self):", "    return super().get_queryset()")
             yield Finding("error", "managers", text, remedy, paste)

@@ -1,4 +1,4 @@
-"""Writes in the source of an application that the cache does not notice: SQL in texts, query sets made by hand.
+"""Writes in the source of an application that the cache does not notice: SQL in texts, querysets made by hand.
 
 Reads source files and parses them; imports none. A table or a model whose name is made at run time is not found.
 """

@@ -143,7 +143,7 @@ def without_additions(query: Any) -> None:
 def is_unchanging(query: Any) -> bool:
     """Returns True if a query can be copied later: see ``without_additions``.
 
-    Nothing else that decides its SQL is changed in place. Awaiting the query sets its connection.
+    Nothing else that decides its SQL is changed in place. Awaiting the query gives it a connection.
     """
     if not issubclass(cast("Any", type(query)), QuerySet) or any(map(bool, _changing(query))):
         return False

@@ -378,7 +378,7 @@ def test_managers_whose_writes_are_not_noticed_are_found(faulty: Application) ->
     fixed, raw = sorted(faults(faulty, "managers", status=1), key=lambda each: each["level"])
     assert (fixed["level"], fixed["text"]) == (
         "error",
-        "Fixed of Managed returns query sets whose writes are not noticed",
+        "Fixed of Managed returns querysets whose writes are not noticed",
     )
     assert fixed["paste"] == ["def get_queryset(self):", "    return super().get_queryset()"]
     assert raw["text"].startswith("RawUpdates.update (of Managed) does not call super().update()")

@@ -422,7 +422,7 @@ async def _(meter: Meter) -> None:
 # By hand -------------------------------------------------------------------------------------------------
 
 
-@costs("`Event.cache.invalidate(…)`: an instance, a primary key, a list of them, a query set, the values of a key")
+@costs("`Event.cache.invalidate(…)`: an instance, a primary key, a list of them, a queryset, the values of a key")
 async def _(meter: Meter) -> None:
     event = await Event.get(slug="e1")
     if meter.cache:

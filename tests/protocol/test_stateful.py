@@ -125,7 +125,7 @@ BREAKS = {
     "results are not invalidated": Break(
         "write.affected:collect_result_keys", "Clear(result.key(values))", 'Clear(b"elsewhere")'
     ),
-    "query sets are not captured": Break(
+    "querysets are not captured": Break(
         "write.bulk_rows:collect_rows",
         "collect_affected_keys(intents[cache], entries, row, changed, exists=not deleted)",
         "pass",

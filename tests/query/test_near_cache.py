@@ -87,7 +87,7 @@ async def create_event(title: str = "old") -> Event:
 
 async def rename_in_other_process(other: ModelCache, event: Event, title: str) -> None:
     """Renames an event and invalidates it through the cache of another process."""
-    await QuerySet(Event).filter(id=event.id).update(title=title)  # this query set invalidates nothing
+    await QuerySet(Event).filter(id=event.id).update(title=title)  # this queryset invalidates nothing
     await other.manager(Event).invalidate(event.id)
 
 

@@ -105,7 +105,7 @@ async def is_near(cache: ModelCache, pk: int) -> bool:
 
 async def write(other: ModelCache, pk: int, value: int) -> float:
     """Writes a row in another process. Returns the time after which the write is acknowledged."""
-    await QuerySet(User).filter(id=pk).update(team=value)  # this query set invalidates nothing
+    await QuerySet(User).filter(id=pk).update(team=value)  # this queryset invalidates nothing
     await other.manager(User).invalidate(pk)
     return time.monotonic()
 

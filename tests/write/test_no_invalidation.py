@@ -41,7 +41,7 @@ WRITES: dict[str, tuple[Callable[[], Awaitable[object]], str]] = {
     "create": (lambda: Happening.create(id=9, slug="new", organizer_id=1), "Happening (1)"),
     "delete": (lambda: of_first(lambda happening: happening.delete()), "Happening (1)"),
     "update": (lambda: Happening.filter(id=1).update(level=5), "Happening (1)"),
-    "delete of a query set": (lambda: Happening.filter(id=1).delete(), "Happening (1)"),
+    "delete of a queryset": (lambda: Happening.filter(id=1).delete(), "Happening (1)"),
     "cascading delete": (lambda: Organizer.filter(id=1).delete(), "Organizer (1)"),
     "bulk_create": (
         lambda: Happening.bulk_create([Happening(id=9, slug="new", organizer_id=1)]),

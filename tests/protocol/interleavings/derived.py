@@ -74,7 +74,7 @@ SCENARIOS: dict[str, Scenario] = {
     "derived by statement, rolled back": Scenario(
         A, {"reader": far(STATEMENT), "writer": transaction(followers=1, rolls_back=True)}, both, world=DERIVED
     ),
-    "derived by statement, by a query set": Scenario(
+    "derived by statement, by a queryset": Scenario(
         TWO, {"reader": far(STATEMENT), "writer": update_where(rank=2)}, both, world=DERIVED
     ),
     "derived by result, saved": Scenario(

@@ -126,29 +126,29 @@ GUARDS = {
         "orm.transactions:SafeTransaction.__aenter__",
         "await self._leave(intact=False, cancelled=isinstance(error, asyncio.CancelledError))",
         "pass",
-        "update of a query set",
+        "update of a queryset",
     ),
     "giving a connection back is not cancelled": Guard(
         "orm.transactions:SafeTransaction._leave",
         "await to_its_end(self._connection.release(intact=intact), cancelled=cancelled)",
         "await self._connection.release(intact=intact)",
-        "update of a query set",
+        "update of a queryset",
     ),
     "the context is reset": Guard(
         "orm.transactions:SafeTransaction._leave",
         "get_connections().reset(self._token)",
         "pass",
-        "update of a query set, then a new row",
+        "update of a queryset, then a new row",
     ),
     "a connection whose state is not known is closed": Guard(
-        "orm.transactions:_PooledConnection.release", "if not intact:", "if False:", "update of a query set"
+        "orm.transactions:_PooledConnection.release", "if not intact:", "if False:", "update of a queryset"
     ),
     # Writers.
     "a cancelled save waits for its outcome": Guard(
         "write.saves:run_write", "await settled(call())", "await call()", "save, by id"
     ),
     "a cancelled COMMIT is waited for": Guard(
-        "write.transactions:_wrap", "settled(commit_until_clear())", "commit_until_clear()", "update of a query set"
+        "write.transactions:_wrap", "settled(commit_until_clear())", "commit_until_clear()", "update of a queryset"
     ),
     "a write is marked": Guard(
         "engine.writer:Writer.mark",

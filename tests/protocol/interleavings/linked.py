@@ -399,7 +399,7 @@ SCENARIOS: dict[str, Scenario] = {
     "path, and the label is deleted": Scenario(
         X, {"reader": far(LABEL_OF_X, X_WITH_LABEL), "writer": delete(Label)}, both, world=LINKED
     ),
-    "path, and songs are moved by a query set": Scenario(
+    "path, and songs are moved by a queryset": Scenario(
         X, {"reader": far(X_WITH_LABEL), "writer": move_all(2)}, both, world=LINKED
     ),
     "path of reverse relations": Scenario(

@@ -111,16 +111,16 @@ SCENARIOS: dict[str, Scenario] = {
     ),
     "re-key and delete": Scenario(A, {"reader": far(BY_NAME), "one": save(name="b"), "two": delete}, both),
     "delete and create": Scenario(A, {"reader": far(BY_NAME), "one": delete, "two": create()}, both),
-    "save and query set": Scenario(
+    "save and queryset": Scenario(
         TWO, {"reader": far(BY_NAME), "one": save(1, name="c"), "two": update_where(followers=3)}, both
     ),
     # Bulk writes.
-    "update of a query set, then a new row": Scenario(A, {"writer": then_create(update_where(followers=1))}, both),
-    "update of a query set": Scenario(A, {"reader": near(BY_ID, BY_NAME), "writer": update_where(followers=1)}, both),
-    "re-key by a query set": Scenario(
+    "update of a queryset, then a new row": Scenario(A, {"writer": then_create(update_where(followers=1))}, both),
+    "update of a queryset": Scenario(A, {"reader": near(BY_ID, BY_NAME), "writer": update_where(followers=1)}, both),
+    "re-key by a queryset": Scenario(
         A, {"reader": far(BY_NAME, LookUp("name", "b")), "writer": update_where(name="b")}
     ),
-    "delete of a query set": Scenario(A, {"reader": far(BY_RANK, BY_NAME), "writer": delete_where}, both),
+    "delete of a queryset": Scenario(A, {"reader": far(BY_RANK, BY_NAME), "writer": delete_where}, both),
     "past the limit": Scenario(TWO, {"reader": far(BY_ID, BY_ID), "writer": update_where(followers=1)}, both),
     "past the limit, by name": Scenario(TWO, {"reader": near(BY_NAME), "writer": update_where(rank=2)}),
     "past the limit, deleted": Scenario(TWO, {"reader": far(BY_NAME, BY_ID), "writer": delete_where}, both),
@@ -131,7 +131,7 @@ SCENARIOS: dict[str, Scenario] = {
     "computed, moved in a transaction": Scenario(
         A, {"reader": near(RANKING), "writer": transaction(rank=2)}, both, world=RANKED
     ),
-    "computed, of a query set": Scenario(
+    "computed, of a queryset": Scenario(
         A, {"reader": far(RANKING), "writer": update_where(rank=2)}, both, world=RANKED
     ),
     "computed, deleted and created": Scenario(

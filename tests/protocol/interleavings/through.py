@@ -76,7 +76,7 @@ SCENARIOS: dict[str, Scenario] = {
     "stored, deleted and created": Scenario(
         A, {"reader": far(BY_ID), "one": first(delete, create()), "two": save(followers=1)}, world=THROUGH
     ),
-    "stored, save and query set": Scenario(
+    "stored, save and queryset": Scenario(
         A, {"reader": far(BY_ID), "one": save(followers=1), "two": update_where(followers=3)}, both, world=THROUGH
     ),
     "stored, past the limit": Scenario(

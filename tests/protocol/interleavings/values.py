@@ -181,7 +181,7 @@ SCENARIOS: dict[str, Scenario] = {
     "counted, swapped": Scenario(
         APART, {"reader": far(fans_of_rank(1), fans_of_rank(2)), "writer": swap}, both, world=RANKED
     ),
-    "counted, moved by a query set": Scenario(
+    "counted, moved by a queryset": Scenario(
         TWO, {"reader": far(is_taken(1), size(2)), "writer": update_where(rank=2)}, both, world=RANKED
     ),
     "counted, moved by two": Scenario(A, {"one": save(rank=2), "two": first(save(rank=3), far(size(2)))}, world=RANKED),

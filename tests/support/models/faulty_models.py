@@ -61,7 +61,7 @@ class Fixed(Manager):
 
 
 class RawUpdates(QuerySet[Any]):
-    """Query sets whose ``update`` goes round Tortoise's."""
+    """Querysets whose ``update`` goes round Tortoise's."""
 
     def update(self, **kwargs: Any) -> Any:
         return get_connection("default").execute_query("UPDATE managed SET number = 1")
@@ -75,7 +75,7 @@ class OfRawUpdates(Manager):
 
 
 class Ordered(QuerySet[Any]):
-    """Query sets that write by Tortoise's methods."""
+    """Querysets that write by Tortoise's methods."""
 
     def update(self, **kwargs: Any) -> Any:
         return super().update(**kwargs)
