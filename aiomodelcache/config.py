@@ -205,9 +205,9 @@ class CacheConfig:
     replica_lag: float | None = None
     """The longest time that a database replica may lag behind. None: all reads go to the primary.
 
-    If set, a row that is missing from the cache and looked up by primary key is read from a replica: the one that a
-    Tortoise router names (``db_for_read``). A row written less than this time ago is read from the primary. A replica
-    that lags longer may leave old rows in the cache.
+    If set, a row that is looked up by primary key and not cached is read from a replica. A Tortoise router names it
+    (``db_for_read``). A row written less than this time ago is read from the primary. A replica that lags longer may
+    leave old rows in the cache.
     """
     relay_lag: float = 10.0
     """The longest time after which a write by another program is seen, of models with ``relay = True``.
@@ -242,7 +242,7 @@ class CacheConfig:
 
     For rows that depend on a context variable: by a manager, by a router, or by the ``TortoiseContext``. Lookups run
     their statements in the context of a caller of the same tenant. If the function returns None or raises
-    ``LookupError``, the caller is outside of any tenant: lookups raise ``TenantError``, and writes invalidate
+    ``LookupError``, the caller is outside of any tenant. Lookups raise ``TenantError`` there, and writes invalidate
     everything about their model, for all tenants.
     """
     secret: bytes | Sequence[bytes] | None = field(default=None, repr=False)
@@ -254,8 +254,8 @@ class CacheConfig:
     adopt_rows: bool = False
     """True lets rows that another release has stored answer, if they have all columns of this release's model.
 
-    So a release that removes columns starts with a warm cache, and processes of the last release use what those of a
-    release with more columns store. Costs one to three requests when the cache opens.
+    So a release that removes columns starts with a warm cache. Processes of the last release use what a release with
+    more columns stores. Costs one to three requests when the cache opens.
     """
     verify: float = 0.0
     """The fraction of the entries read that are compared with the database, in the background. 0: none.

@@ -21,10 +21,10 @@ was announced. Dropping a key also removes its placeholder.
 
 **Admission.** Entries are examined in a circle when there is no room. One that has answered since it was examined last
 stays. Another one leaves if its key was used less often than that of the new entry, as far as ``FrequencySketch``
-remembers; else the new entry is not kept. A key that is read once replaces no other. A hit only counts itself.
+counts. Else the new entry is not kept. A key that is read once replaces no other. A hit only counts itself.
 
-**Keys that are written all the time.** A key that is dropped several times in a row before it has answered is
-not kept for a while (``UnusedDrops``).
+**Keys that are written all the time.** If a key is dropped several times in a row before it has answered, it is not
+kept for a while (``UnusedDrops``).
 """
 
 from collections import OrderedDict

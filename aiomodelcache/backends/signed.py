@@ -1,7 +1,7 @@
 """A backend whose entries are signed, so that readers believe no entry that a program without the secret has made.
 
 Signs what readers and writers store, and verifies what they get. An entry whose signature is missing or wrong is cut
-down to its state and token: to readers it is a damaged entry, which they can replace. Must not know the content of an
+down to its state and token. To readers it is a damaged entry, which they can replace. Must not know the content of an
 entry.
 """
 

@@ -1,6 +1,6 @@
 """Advice on keys: those to declare by the statements that were observed, those to remove by the counts of lookups.
 
-Pure: knows declarations, statements and counts. The saving is predicted, not measured: a lookup by values that were
+Pure: knows declarations, statements and counts. The saving is predicted, not measured. A lookup by values that were
 asked for before is taken for a hit, and each write of the table for one more miss.
 """
 

@@ -43,8 +43,8 @@ async def advise_command(
     """Proposes keys to declare, and keys to remove, with lists to paste into each model's CacheMeta.
 
     Give it statements that the application has sent, as a log or by pg_stat_statements, and the counts of its
-    processes. The saving is predicted: values that were asked for before would be hits, and each write of the table
-    one more miss. pg_stat_statements does not tell the values, so its savings are upper bounds.
+    processes. The saving is predicted. Values that were asked for before would be hits, and each write of the table one
+    more miss. Savings by pg_stat_statements are upper bounds, as it does not tell the values.
     """
     if not logs and statements is None and not counts and not published:
         raise CommandError("advise needs something observed: pass --log, --statements, --counts or --published.")

@@ -73,8 +73,8 @@ async def audit_command(
 ) -> int:
     """Compares another cache of the application with the database. Ends with status 1 if too many entries are stale.
 
-    MODEL is any model of Tortoise. SOURCE is an async function, like app.caches:cached_event, that takes a primary key
-    and returns the row's instance, a dict of its columns, or None if it is not cached. With --key, SOURCE is an object
+    MODEL is any model of Tortoise. SOURCE is an async function of a primary key, like app.caches:cached_event. It
+    returns the row's instance, a dict of its columns, or None if it is not cached. With --key, SOURCE is an object
     whose get takes the key, such as the cache of cashews or aiocache. With --key and --codec alone, the keys are read
     from the Redis at --url.
 

@@ -19,10 +19,10 @@ class LocalCacheMiddleware:
     task of Starlette read current rows, also in tasks that the endpoint started earlier. A WebSocket has no scope.
     Use ``async with local_cache()`` around each message of a stream or a WebSocket, and each attempt of a long poll.
 
-    ``server_timing=True`` adds the response header ``Server-Timing``, which the developer tools of browsers show: the
-    hits and misses, round trips and SQL statements of the request until the response starts, with their milliseconds.
-    It tells every client what was cached, so enable it where all clients may know. A hit then takes up to twice the
-    processor time. ``request_scope=False`` leaves only this header.
+    ``server_timing=True`` adds the response header ``Server-Timing``, which the developer tools of browsers show. It
+    has the hits and misses, round trips and SQL statements of the request until the response starts, with their
+    milliseconds. It tells every client what was cached, so enable it where all clients may know. A hit then takes up to
+    twice the processor time. ``request_scope=False`` leaves only this header.
     """
 
     __slots__ = ("_app", "_request_scope", "_server_timing")

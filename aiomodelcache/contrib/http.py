@@ -122,7 +122,7 @@ def cached_response(endpoint: Callable[..., Any] | None = None, /, **settings: U
 
     ``timeout``: the longest life of a response; seconds, a ``timedelta``, or text like ``"5m"``. ``vary``: names of
     fields of the request that the response depends on. ``key`` takes the request and returns a further part of the key,
-    such as the user; without one, requests with ``Authorization`` or a cookie are not cached.
+    such as the user. Without one, requests with ``Authorization`` or a cookie are not cached.
     ``session_cookies``: the names of the cookies that identify a user, if others do not matter. ``tags`` and
     ``depends_on`` are those of ``cached``; a tag may be a function of the request. A new ``version`` makes old
     responses unusable: pass that of your program. ``stale_if_error`` and ``soft_timeout`` are those of ``cached``; a

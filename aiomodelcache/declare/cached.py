@@ -167,7 +167,7 @@ def cached(
     ...     return [{"title": event.title, "city": event.venue.city} for event in events]
     >>> await front_page()
 
-    What the function reads through ``Event.cache`` and through Tortoise is recorded, and checked at each call: a result
+    What the function reads through ``Event.cache`` and through Tortoise is recorded, and checked at each call. A result
     that is older than an acknowledged write is not returned. In a transaction the function is always called.
 
     >>> @cached(timeout=60, invalidation=InvalidationType.OFF)

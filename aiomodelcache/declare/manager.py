@@ -241,11 +241,11 @@ class ModelCacheManager(Generic[M]):
         >>> await Event.cache.prefetch(events, "organizer", "venue__city")
         >>> events[0].venue.city.name           # no I/O
 
-        Fills foreign keys, one-to-one relations, cached many-to-many relations, and the reverse of foreign keys, for
-        which ``filter_key_fields_list`` of the other model must have the foreign key. Relations that an instance has
-        loaded already are kept. As with Tortoise's ``prefetch_related``, a row that several instances refer to is one
-        object. Raises ``ValueError`` for a name that is not a relation, and ``CacheNotRegistered`` for a relation that
-        the cache cannot fill.
+        Fills foreign keys, one-to-one relations, cached many-to-many relations, and the reverse of foreign keys. For
+        the reverse, ``filter_key_fields_list`` of the other model must have the foreign key. Relations that an instance
+        has loaded already are kept. As with Tortoise's ``prefetch_related``, a row that several instances refer to is
+        one object. Raises ``ValueError`` for a name that is not a relation, and ``CacheNotRegistered`` for a relation
+        that the cache cannot fill.
         """
         cache = (self._cache or default_cache()).usable()
         await prefetch(cache, self._model, instances, relations)

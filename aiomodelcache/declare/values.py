@@ -305,9 +305,9 @@ class ValueCache(BaseValueQuery[T], Generic[T]):
         ...         return await ask_the_exchange_for_all(bases)
 
         All values that lookups of one tick miss are one call. It receives the argument of each value, or a tuple of its
-        arguments if there are several, and returns a list with a value for each, in the same order, or a dict by
-        argument, where a missing value is None. An exception in the place of a value is raised for that one alone.
-        Arguments are passed by position. Each value depends on everything that the call has read.
+        arguments if there are several. It returns a list with a value for each, in the same order, or a dict by
+        argument. A value that the dict lacks is None. An exception in the place of a value is raised for that one
+        alone. Arguments are passed by position. Each value depends on everything that the call has read.
         """
         raise NotImplementedError(f"{cls.__name__} has no get_values.")
 
@@ -329,8 +329,8 @@ class ValueCache(BaseValueQuery[T], Generic[T]):
     def key(self, *args: Any, **kwargs: Any) -> Any:
         """Returns the key of the value for the arguments of ``get_value``: by default all of them.
 
-        An override returns any value that a cache key can hold: a number, a string, a date, an instance of a model, or
-        a tuple of such values.
+        An override returns any value that a cache key can hold. It may be a number, a string, a date, an instance of a
+        model, or a tuple of such values.
         """
         return self._declared.arguments(self, *args, **kwargs)[1:]
 

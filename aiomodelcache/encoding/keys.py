@@ -2,10 +2,10 @@
 
 Pure: knows Python values, not models. A value becomes one tag letter and its text: ``i7``, ``spycon``, ``n`` for None.
 
-Values that a database holds to be equal share an encoding, because a writer has to name the key that a reader used:
-``Decimal("1.0")`` and ``Decimal("1")``, one instant in two time zones, ``0.0`` and ``-0.0``. Values of different types
-never share an encoding: 1, "1", True and ``Decimal("1")`` differ. ``orm.schema`` converts a value to its field's type
-before the value is encoded here.
+Values that a database holds to be equal share an encoding, because a writer has to name the key that a reader used.
+Such are ``Decimal("1.0")`` and ``Decimal("1")``, one instant in two time zones, and ``0.0`` and ``-0.0``. Values of
+different types never share an encoding: 1, "1", True and ``Decimal("1")`` differ. ``orm.schema`` converts a value to
+its field's type before the value is encoded here.
 
 A released encoding never changes: during a deployment old and new processes must invalidate each other's entries.
 """

@@ -33,8 +33,9 @@ SLICE_SIZE: Final = 32
 ROWS_IN_SLICE: Final = 100
 """Number of items in lists and dicts after which a slice ends.
 
-So callers use and drop the rows of some lists before those of others exist. If all lists of a read were alive at
-once, the garbage collector would visit each of their objects several times, and everything else in the process, too.
+So callers use and drop the rows of some lists before those of others exist. If all lists of a read were in memory at
+once, the garbage collector would visit each of their objects several times. It would visit everything else in the
+process, too.
 """
 _PLURALS: Final = frozenset({list, dict})
 

@@ -1,10 +1,10 @@
 """The number of statements that one database connection is given at once, by the time that statements take.
 
 The algorithm is the gradient of Netflix's concurrency-limits (``Gradient2Limit``), which comes from the congestion
-control of TCP: the limit falls with the ratio of the usual time to the present one, and rises by a part of its square
+control of TCP. The limit falls with the ratio of the usual time to the present one, and rises by a part of its square
 root. At first it rises faster, as in TCP's slow start. Unlike there, the usual time is kept for each kind of statement
-and each value that it asks for, and it rises only with statements that were alone on the connection. Otherwise a queue
-that this process itself causes would soon count as usual. Pure: no clock, no I/O.
+and each value that it asks for. It rises only with statements that were alone on the connection. Otherwise a queue that
+this process itself causes would soon count as usual. Pure: no clock, no I/O.
 """
 
 from collections.abc import Hashable

@@ -157,8 +157,8 @@ async def load(
 
     ``deadline`` is called before each statement, for its answers. By default their rows cannot be leased.
 
-    Sends one statement for up to ``batch_size`` values. Sends one for each value where a shared statement could not
-    show which value a row answers: with a limit, or where the database compares loosely.
+    Sends one statement for up to ``batch_size`` values. Sends one for each value if a shared statement could not show
+    which value a row answers. That is so with a limit, or if the database compares loosely.
     """
     answers = {key: Answer([], True) for key in entry_set.impossible(wanted)}
     keys = [key for key in wanted if key not in answers]

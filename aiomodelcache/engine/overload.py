@@ -53,7 +53,7 @@ class Overloads:
     ) -> Any:
         """Sends a statement of a tracked query when the database admits it. Raises ``DatabaseOverloaded``.
 
-        A query that has begun goes before those that have not. After a wait, it reads versions of tables anew: with
+        A query that has begun goes before those that have not. After a wait, it reads versions of tables anew. With
         older ones, its answer would never be used if one of the tables was written meanwhile.
         """
         waits = self._admissions.admission_to(client).saturated

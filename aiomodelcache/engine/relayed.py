@@ -6,7 +6,7 @@ down by its own clock, from before it asked.
 
 **Answers.** What the store has executed while a claim lived is at most ``relay_lag`` old. So the countdown is looked at
 when the reply is there, as the request may have been delayed. It must be the countdown that was known when the request
-was sent: a relay that comes back may have invalidated what a delayed reply still holds. Near entries are dropped when a
+was sent. A relay that comes back may have invalidated what a delayed reply still holds. Near entries are dropped when a
 relay comes back, for the same reason.
 """
 

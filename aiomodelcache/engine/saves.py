@@ -1,7 +1,7 @@
 """The rows that a writer may store after its COMMIT, and what it must have read before (``write_through``).
 
 A writer does not know the order in which others have committed. So it stores a row only in place of its own intent, if
-that is the only one, if no other writer has changed the model's stamp since before its own COMMIT, and in time. The
+that is the only one, and in time. No other writer may have changed the model's stamp since before its own COMMIT. The
 backend compares these (``clear_and_save``). Must not know where rows come from: see ``write.through``.
 """
 

@@ -108,7 +108,7 @@ class Statements:
         """Loads as many of a group as one statement answers. The others wait for another one.
 
         The statement of a lookup alone runs in the context of the task that awaits it, so that the driver sees the
-        current span, unless the rows may depend on the context.
+        current span. If the rows may depend on the context, it does not.
         """
         entry_set, _, only_pks = target
         wanted: dict[bytes, Values] = {}

@@ -1,6 +1,6 @@
 """Derived entries whose instances are stored by value, because their tokens say that all of it is current.
 
-A result class is not among them: its entries do not depend on the table of its own model, so its instances are read
+A result class is not among them. Its entries do not depend on the table of its own model, so its instances are read
 from their own rows.
 """
 

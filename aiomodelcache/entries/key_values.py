@@ -30,7 +30,7 @@ def find_by_prefix(by_prefix: Mapping[bytes, T], key: bytes) -> T | None:
 
 
 def values_in(entry_set: RowEntries | IndexEntries, key: bytes) -> Values | None:
-    """Returns the values that a key of a row, an index or a list was made of, or None if the key does not tell them.
+    """Returns the values that a key of a row, an index or a list was made of, or None if the key lacks them.
 
     Values are decoded by their letters, and believed only if they make the same key again.
     """

@@ -2,7 +2,7 @@
 
 A row entry of another release answers if it has all columns of the own model, with the same types: the others are left
 out. That is sound because writers of all releases invalidate the same key. An entry that lacks a column is a miss, even
-if the column has a default: a process that does not know the column may have stored the entry after a newer process has
+if the column has a default. A process that does not know the column may have stored the entry after a newer process has
 written another value. Pure: sends no requests.
 """
 

@@ -40,7 +40,8 @@ async def inspect_columns(schemas: Iterable[ModelSchema]) -> None:
     """Tells each schema which of its columns compare otherwise than declared, and which integers they accept.
 
     Sends one statement for each connection, on SQLite one for each model. If the database refuses it or does not
-    answer, all columns but integers, booleans and UUIDs are taken to compare loosely, and a warning is logged.
+    answer, a warning is logged. All columns but integers, booleans, UUIDs and enums of plain text are then taken to
+    compare loosely.
     """
     by_connection: dict[str, list[ModelSchema]] = {}
     for schema in schemas:

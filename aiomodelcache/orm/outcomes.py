@@ -33,8 +33,8 @@ for _hook in (Model._post_save, Model._post_delete):  # pyright: ignore[reportPr
     after_statement(_hook)
 
 _REFUSALS: Final = ("01", "22", "23", "25", "40", "42", "45")
-"""SQLSTATE classes of a refusal: warning (MySQL's strict mode makes it an error), data, integrity, transaction state,
-rollback, syntax and access, an error of the user's own (as of a trigger)."""
+"""SQLSTATE classes of a refusal. They are warning (MySQL's strict mode makes it an error), data, integrity, transaction
+state, rollback, syntax and access. The last one is an error of the user's own, as of a trigger."""
 _OUTAGES: Final = ("08", "53300", "57P", "58")
 """SQLSTATEs, or their beginnings, of an outage: connection, too many of them, an operator, the server's system.
 
@@ -43,16 +43,16 @@ A timeout and a lack of memory (57014, 53200) are none: a smaller statement may 
 _PROTOCOL_VIOLATION: Final = "08P01"
 _COMPLETION_UNKNOWN: Final = "40003"
 _MYSQL_REFUSALS: Final = (1364, 3819, 1369, 1526, 1748, 3105, 1906)
-"""Numbers of MySQL's errors for a column without a default value, for a row that violates a CHECK constraint or the
-CHECK OPTION of a view, for a row that no partition may hold (two), and for the value of a generated column (two)."""
+"""Numbers of MySQL's errors that refuse a row. The column has no default value, the row violates a CHECK constraint or
+the CHECK OPTION of a view, no partition may hold the row (two), or a column is generated (two)."""
 
 
 def is_settled(error: BaseException) -> bool:
     """Returns True if a save or delete that raised this error has written nothing and will write nothing.
 
-    Such an error comes from a listener before the statement, from a database that refused the write, from a driver
-    that could not send it, or from Tortoise without a driver's error. After any other error (cancellation, a lost
-    connection) the statement may still be in flight.
+    Such an error comes from a listener before the statement, or from a database that refused the write. Or it comes
+    from a driver that could not send it, or from Tortoise without a driver's error. After any other error
+    (cancellation, a lost connection) the statement may still be in flight.
     """
     for frame, _ in walk_tb(error.__traceback__):
         if frame.f_code in _PRE_CODE:

@@ -1,8 +1,8 @@
 """The state of a queryset as plain values: what its SQL and the form of its result are made from.
 
-Two querysets of one state send the same statements. The state is read without building SQL. Where a part of it cannot
-be read, such as a pypika term or a value that only a field of the user's own can convert, the SQL text and its
-parameters stand for the part. Knows Tortoise, not caches.
+Two querysets of one state send the same statements. The state is read without building SQL. If a part of it cannot be
+read, the SQL text and its parameters stand for the part. Such parts are a pypika term, or a value that only a field of
+the user's own can convert. Knows Tortoise, not caches.
 """
 
 import datetime

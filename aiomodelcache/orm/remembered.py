@@ -2,8 +2,8 @@
 
 Tortoise takes 100 to 200 µs to make the text of a statement, and more for each value in it. The text depends on the
 columns, the order and the number of values alone, unless the model's manager hides rows. So the text that Tortoise has
-made is sent again, with other values. The number of values is rounded up to a power of two by repeating the last one;
-where PostgreSQL takes an array, one text serves any number of values.
+made is sent again, with other values. The number of values is rounded up to a power of two by repeating the last one.
+Where PostgreSQL takes an array, one text serves any number of values.
 """
 
 import uuid

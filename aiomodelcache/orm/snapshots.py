@@ -1,6 +1,6 @@
 """Reads of writers that must not be older than the rows that a statement of the same transaction acts on.
 
-A transaction may see an older state than its statements act on: by default on MySQL, with REPEATABLE READ or
+A transaction may see an older state than its statements act on. It does so by default on MySQL, with REPEATABLE READ or
 SERIALIZABLE on PostgreSQL, and on SQLite until it writes. MySQL's locking reads see the newest rows. PostgreSQL and
 SQLite refuse to write rows that are newer than the transaction's state.
 """

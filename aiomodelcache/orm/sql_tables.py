@@ -2,7 +2,7 @@
 
 Reads the text of any dialect, without a grammar. It may name too many tables, never too few: what it cannot be sure of
 is a table of the name ``?``. It does not see tables that a view, a function or a trigger reads. Dialects differ in
-where a text or a comment ends, and a text that could hide a table from this module is one that it cannot be sure of.
+where a text or a comment ends. A text that could hide a table from this module is one that it cannot be sure of.
 """
 
 import re

@@ -1,8 +1,8 @@
 """Transactions of the library's own, which may be cancelled at any await.
 
-Tortoise's own context manager leaves a cancelled BEGIN as it is: the connection is not given back to its pool, and the
-context still names the transaction, so that later writes of the task join a transaction that is never committed. Its
-exit stops half-way if it is cancelled. Here the context is reset, and the connection is given back or closed, always.
+Tortoise's own context manager leaves a cancelled BEGIN as it is. The connection is not given back to its pool, and the
+context still names the transaction. So later writes of the task join a transaction that is never committed. Its exit
+stops half-way if it is cancelled. Here the context is reset, and the connection is given back or closed, always.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """Lookups of parts of a list: a slice or a page of the rows that an index entry lists.
 
 Reads the entry and the rows of the part. An entry may list a row that has left the list, and then the rows behind it
-have moved up. So the rows before the part are read and checked, too, unless the list is *exact*: its writers invalidate
-the entry of a row that leaves. A number of rows takes all rows of a list that is not exact.
+have moved up. So the rows before the part are read and checked, too, unless the list is *exact*. Writers of an exact
+list invalidate the entry of a row that leaves. A number of rows takes all rows of a list that is not exact.
 
 If there is no entry, one statement loads the primary keys of the whole list, and another the rows of the part that are
 missing. A list may be much longer than the part.

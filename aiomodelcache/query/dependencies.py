@@ -68,7 +68,7 @@ def depends_on(*dependencies: type[Model] | Model) -> Awaitable[None]:
     ...     return await connections.get("default").execute_query_dict("SELECT * FROM busiest_days_view")
 
     Takes models, which stand for their tables, and instances, which stand for their rows. Await it before the read that
-    it declares. Without ``await`` it stands for the tables as they were when the computation began, and so do instances
+    it declares. Without ``await`` it stands for the tables as they were when the computation began. So do instances
     that are not saved, and those in a transaction. Outside of a tracked computation it does nothing. Raises
     ``TypeError`` for anything else, and ``CacheNotRegistered`` for a model without a cache.
     """

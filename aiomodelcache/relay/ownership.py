@@ -4,7 +4,7 @@ Another cache is one with another store, another namespace, or other keys, as du
 lost to this one. So a relay that takes over clears its models, and deletes lines only while its own cache is the owner.
 Each takeover has a name of its own, by which every relay notices it as a change of the catalogue.
 
-Of two caches of one store and namespace, such as two releases, the newer one takes over and keeps the database as long
+Of two caches of one store and namespace, such as two releases, the newer one takes over. It keeps the database as long
 as it has a relay. Of others it is not known whether they have one.
 
 ``tests/relay/test_owners.py`` tries every order of these steps.

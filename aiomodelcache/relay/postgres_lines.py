@@ -1,7 +1,7 @@
 """Lines of PostgreSQL's change table. The database itself turns their values back into those of the columns.
 
 Lines are found from a watermark on, so that those that vacuum cannot remove yet are not passed again in each drain. The
-watermark is the oldest transaction that was in progress when lines were last read, and nothing was left: every later
+watermark is the oldest transaction that was in progress when lines were last read, and nothing was left. Every later
 line is of this transaction or a younger one.
 """
 

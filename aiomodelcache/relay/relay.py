@@ -319,8 +319,8 @@ class Drain:
     async def _confirm(self, checked: bytes, t0: int) -> None:
         """Clears the models if the catalogue is not what it was: writes may not have been captured in between.
 
-        The store keeps what it was, so that a relay that starts need not clear them, unless an older copy of the
-        database would look the same.
+        The store keeps what it was, so that a relay that starts need not clear them. If an older copy of the database
+        would look the same, the relay clears them.
         """
         if checked == self._checked:
             return

@@ -123,8 +123,8 @@ class Source:
     async def check(self) -> Hashable:
         """Returns what identifies the state of the catalogue and of the server.
 
-        If it is unequal to that of the last drain, rows may have changed without a line: by ATTACH PARTITION, a
-        rewriting ALTER TABLE, a restore, a failover, TRUNCATE on MySQL. Raises ``RelayError`` if triggers are missing
+        If it is unequal to that of the last drain, rows may have changed without a line. ATTACH PARTITION, a rewriting
+        ALTER TABLE, a restore, a failover and TRUNCATE on MySQL do that. Raises ``RelayError`` if triggers are missing
         or out of date, and if the database is a replica or recovers.
         """
         try:
@@ -167,7 +167,7 @@ class Source:
     async def delete(self, ids: Sequence[int]) -> None:
         """Deletes the lines of changes that have been dealt with.
 
-        Deletes none if ``owner`` is not the owner any more: a relay that hung may wake up when lines are drained for
+        Deletes none if ``owner`` is not the owner any more. A relay that hung may go on when lines are drained for
         another cache, which needs them. Nor if the database is an older copy by now, which ``check`` has to notice.
         """
         if ids:
@@ -248,7 +248,7 @@ class TriggerSource(Source):
     async def trim(self) -> int:
         """Replaces the waiting lines by one for each table, which stands for everything of it. Returns their number.
 
-        Any number of processes may trim at once, and relays drain meanwhile: a line is deleted only when the one that
+        Any number of processes may trim at once, and relays drain meanwhile. A line is deleted only when the one that
         stands for it is committed.
         """
         client: Any = self._client

@@ -31,7 +31,7 @@ from aiomodelcache.orm.observed import REPLACED
 def transaction_as_autocommit() -> Generator[None, None, None]:
     """Makes the transaction that the test runs in look like a connection in autocommit mode.
 
-    Use it for tests whose transaction is rolled back at the end. In the block, caches work as in production:
+    Use it for tests whose transaction is rolled back at the end. In the block, caches work as in production.
     ``in_transaction()`` returns a transaction that can be committed and rolled back, and a write outside of one seems
     to be committed at once. It applies to all connections that are in a transaction, and to the current task and the
     tasks that it starts. Open and close caches inside the block.

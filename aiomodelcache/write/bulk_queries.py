@@ -1,7 +1,7 @@
 """Write queries that collect the keys of the rows that they write.
 
 They run in a transaction and add exactly the affected rows to the transaction's intents. If the database cannot return
-these rows, they are locked first and written by primary key: a row that starts to match in between is neither written
+these rows, they are locked first and written by primary key. A row that starts to match in between is neither written
 nor missed.
 """
 

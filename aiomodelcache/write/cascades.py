@@ -1,6 +1,6 @@
 """Collects the keys of rows that the database deletes or changes when other rows are deleted.
 
-Tortoise fires no signal for a cascade. So the rows are selected and locked before the delete, in its transaction: no
+Tortoise fires no signal for a cascade. So the rows are selected and locked before the delete, in its transaction. No
 other writer can add or change such rows until the transaction has committed. Only cached models, and models on a path
 to one, are selected. Deleting rows of other models costs nothing.
 """

@@ -58,8 +58,8 @@ async def deferred_invalidation() -> AsyncGenerator[None]:
     ...         await event.save()
 
     Each write is marked before its COMMIT, as always, and so waits for one request instead of two. Until the block
-    ends, lookups of these rows and their lists query the database and store nothing, so that a list is not rebuilt
-    after each write. ``invalidate()`` and ``clear()`` take effect at once. It applies to this task and to tasks started
+    ends, lookups of these rows and their lists query the database and store nothing. So a list is not rebuilt after
+    each write. ``invalidate()`` and ``clear()`` take effect at once. It applies to this task and to tasks started
     inside the block. A block inside another one ends with that.
     """
     outer = current_deferral()

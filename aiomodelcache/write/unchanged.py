@@ -1,6 +1,6 @@
 """Saves that change nothing, so that all entries stay: by choice (``keep_unchanged``).
 
-That the instance was not changed is not enough: another writer may have changed the row since it was loaded, and the
+That the instance was not changed is not enough. Another writer may have changed the row since it was loaded, and the
 save changes it back. So the executor asks the database, under the lock that the UPDATE would take, whether the row has
 all values that the save writes. If it has, the UPDATE would change nothing, and is not sent. If it has not, the writer
 marks every key and sends Tortoise's own UPDATE.

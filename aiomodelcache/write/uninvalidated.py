@@ -22,8 +22,8 @@ _skipped: Final[ContextVar[Counter[str] | None]] = ContextVar("aiomodelcache_uni
 def no_invalidation() -> Generator[None]:
     """A block whose writes invalidate nothing: cached rows stay, though they are older than the writes.
 
-    For writes that no cached value shows, like a counter that is never read from the cache, and for bulk loads that
-    are followed by ``clear()``. It breaks the promise that no lookup returns a row older than an acknowledged write, so
+    For writes that no cached value shows, like a counter that is never read from the cache. Also for bulk loads that
+    are followed by ``clear()``. It breaks the promise that no lookup returns a row older than an acknowledged write. So
     each write is counted as ``uninvalidated``, and a warning is logged when the block ends. ``invalidate()`` and
     ``clear()`` work inside. It applies to this task and to tasks started inside the block.
 

@@ -1,6 +1,6 @@
 """Saves of all columns that leave a row where it is, so that the lists which hold it need no invalidation.
 
-That an instance was not changed is not enough: another writer may have moved the row since it was loaded, and the save
+That an instance was not changed is not enough. Another writer may have moved the row since it was loaded, and the save
 moves it back. So the UPDATE itself names the expected values in its WHERE. If the row has them, no list can change. If
 it has not, nothing was written: the writer marks every key and sends Tortoise's own UPDATE.
 """

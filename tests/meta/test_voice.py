@@ -4,6 +4,7 @@ ruff's rules ``D`` check the form of docstrings. This module checks the rules th
 """
 
 import ast
+import inspect
 import io
 import re
 import tokenize
@@ -41,6 +42,8 @@ LONG_SENTENCES = {
     "docs/performance.md": 2,  # what was measured, and with which peers
 }
 """Maximum numbers of longer sentences, by document. Lower a number when you cut one."""
+LONG_DOCSTRING_SENTENCES = {"aiomodelcache/backends/protocol.py": 1, "aiomodelcache/backends/redis/leasing.py": 1}
+"""Maximum numbers of longer sentences in docstrings of public names, by module."""
 
 Definition = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -153,6 +156,12 @@ def sentences(document: str) -> Iterator[str]:
         yield from re.split(r"(?<=[.!?])[)\"*]*\s+(?=[A-Z0-9`*(\"\[])", " ".join(paragraph.split()))
 
 
+def prose_of(docstring: str) -> str:
+    """Returns a docstring without floor plans, tables, trees and examples."""
+    text = "" if "====" in docstring else inspect.cleandoc(docstring).partition("Top to bottom:")[0]
+    return re.sub(r"^ *(>>>|\.\.\.|[├│└]| {4}).*$", "", text, flags=re.MULTILINE)
+
+
 def words_in(sentence: str) -> int:
     return sum(re.search(r"\w", word) is not None for word in sentence.split())
 
@@ -210,6 +219,19 @@ def test_documents_have_short_sentences() -> None:
         for name, text in files(DOCUMENTS, "*.md")
     }
     assert {name: long for name, long in found.items() if len(long) > LONG_SENTENCES.get(name, 0)} == {}
+
+
+def test_docstrings_have_short_sentences() -> None:
+    found = {
+        name: [
+            sentence
+            for docstring in docstrings(ast.parse(source))
+            for sentence in sentences(prose_of(docstring.text))
+            if words_in(sentence) > MAX_WORDS
+        ]
+        for name, source in files(PACKAGE, "*.py")
+    }
+    assert {name: long for name, long in found.items() if len(long) > LONG_DOCSTRING_SENTENCES.get(name, 0)} == {}
 
 
 # The checks ----------------------------------------------------------------------------------------------
@@ -356,3 +378,17 @@ no = sentence
         "An item", "Another item.", "Its second sentence",
     ]  # fmt: skip
     assert [words_in(sentence) for sentence in found] == [6, 2, 6, 2, 2, 3]
+
+
+def test_the_prose_of_a_docstring_has_no_examples_and_no_floor_plan() -> None:
+    docstring = """Rows of a model.
+
+    >>> await Event.cache.get(id=1)
+    ... .title
+
+        An example
+
+    Its second part. Top to bottom: ``rows`` (all of them), ``indexes``.
+    """
+    assert prose_of(docstring).split() == ["Rows", "of", "a", "model.", "Its", "second", "part."]
+    assert prose_of("States.\n\n===== =====\nstate layout\n===== =====") == ""

@@ -1,7 +1,7 @@
 """Connections to one Redis server on which requests follow each other without waiting for replies.
 
-Owns the traffic of such a connection: bytes out, replies in, in order, and the messages that the server sends unasked
-(``CLIENT TRACKING``), which go to a ``Near``. Must not know what other commands mean.
+Owns the traffic of such a connection: bytes out, and replies in, in order. Messages that the server sends unasked
+(``CLIENT TRACKING``) go to a ``Near``. Must not know what other commands mean.
 
 redis-py makes the connection (TLS, names and passwords, Sentinel, ``incarnation``) and is bypassed from then on. Its
 pool, locks and stream readers cost several times as much as the request itself.

@@ -5,8 +5,8 @@ In this version, a transaction is sent when it is committed, and in the order of
 1. ``Begin``, then the transaction's messages, then ``Commit``. No two transactions are mixed.
 2. A ``Relation`` describes a table before its first change, and again when the description has changed.
 3. A value is a text in the server's format, NULL (None), or ``UNSENT``: a large value that an UPDATE left as it was.
-4. The old row of an UPDATE is sent only if a column of the replica identity has changed, or if that is all columns
-   (REPLICA IDENTITY FULL). Columns that are not of the replica identity are NULL in it, whatever they were.
+4. The old row of an UPDATE is sent only if a column of the replica identity has changed. With REPLICA IDENTITY FULL it
+   is always sent. Columns that are not of the replica identity are NULL in it, whatever they were.
 
 The layout is that of the chapter "Logical Replication Message Formats" of PostgreSQL's documentation.
 """

@@ -7,7 +7,7 @@ Rules of the generated function, which runs inside every user's write:
 3. It runs as its owner, with all settings pinned that the text of a value depends on. So writers need no privilege on
    the change table.
 4. It notifies only if no other open transaction does, because NOTIFY takes a lock that all databases of the server
-   share, and never where transactions can be prepared, which a notification would forbid.
+   share. Where transactions can be prepared it never notifies, because a notification would forbid that.
 
 A statement trigger does not see writes that name a partition or a child table, so each of these has its own triggers.
 Workers of logical replication fire row triggers only, so each table with rows has one of these for them.

@@ -1,8 +1,8 @@
 """Triggers of SQLite: one line for each row, with the values themselves in columns without a type.
 
-``REPLACE`` deletes the rows that conflict with a new one and fires no trigger of DELETE, so triggers before an INSERT
-or an UPDATE name these rows. They compare as the unique indexes do. An index over expressions cannot be followed.
-Rows that a foreign key deletes or changes do fire their triggers.
+``REPLACE`` deletes the rows that conflict with a new one, and fires no trigger of DELETE. So triggers before an INSERT
+or an UPDATE name these rows. They compare as the unique indexes do. An index over expressions cannot be followed. Rows
+that a foreign key deletes or changes do fire their triggers.
 """
 
 from collections.abc import Collection, Mapping, Sequence
