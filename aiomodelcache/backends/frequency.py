@@ -8,7 +8,7 @@ from typing import Final
 
 MAX_UNUSED: Final = 3
 """Number of times in a row that a key may be dropped before it has answered. Then it is not kept for a while."""
-PAUSE: Final = 10.0
+COOLDOWN: Final = 10.0
 """Seconds for which such a key is not kept. After that it is tried once."""
 _MAX_DROPPED: Final = 10_000
 """Maximum number of remembered keys that were dropped unused. Beyond it, all are forgotten."""
@@ -71,7 +71,7 @@ class UnusedDrops:
         if len(self._drops) >= _MAX_DROPPED:
             self._drops.clear()
         unused = self._drops.get(key, (0, _NEVER))[0] + 1
-        self._drops[key] = unused, now + PAUSE if unused >= MAX_UNUSED else _NEVER
+        self._drops[key] = unused, now + COOLDOWN if unused >= MAX_UNUSED else _NEVER
 
     def paused(self, key: bytes, now: float) -> bool:
         """Returns True if a key is not to be kept now."""

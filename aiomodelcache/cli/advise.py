@@ -12,7 +12,7 @@ from tortoise.models import Model
 
 from aiomodelcache.cli.advice import Advice, KeyFields, advise, pasted
 from aiomodelcache.cli.output import counted, duration
-from aiomodelcache.cli.session import Session, command
+from aiomodelcache.cli.session import CommandSession, command
 from aiomodelcache.cli.statements import Observed, observed_in_log, parsed
 from aiomodelcache.inspection.errors import CommandError
 from aiomodelcache.open_cache import OpenCache
@@ -33,7 +33,7 @@ _STATISTICS: Final = """
 @click.option("--published", is_flag=True, help="Use the counts that processes publish (publish_stats).")
 @click.option("--least", default=10, show_default=True, type=click.IntRange(min=1), help="Statements that a key needs.")
 async def advise_command(
-    session: Session,
+    session: CommandSession,
     logs: Sequence[Path],
     statements: str | None,
     counts: Sequence[Path],
@@ -81,7 +81,7 @@ async def _statistics(name: str) -> list[Observed]:
     return [Observed(parsed(row["query"]), row["calls"], row["total_exec_time"] / 1000) for row in rows]
 
 
-async def _published(session: Session) -> list[dict[str, int]]:
+async def _published(session: CommandSession) -> list[dict[str, int]]:
     """Returns the numbers of lookups by cache of all processes that publish. Raises ``CommandError`` if none does."""
     async with session.cache() as cache:
         workers = (await cache.fleet()).others
@@ -139,7 +139,7 @@ def _data(advice: Advice) -> dict[str, Any]:
     }
 
 
-def _show(session: Session, advice: Advice, cache: OpenCache) -> None:
+def _show(session: CommandSession, advice: Advice, cache: OpenCache) -> None:
     output = session.output
     if advice.declare:
         names = ["declare", "key", "statements", "writes", "would save"]
@@ -175,7 +175,9 @@ def _show(session: Session, advice: Advice, cache: OpenCache) -> None:
     output.line("ok", f"{advice.saved} of {advice.statements} statements{percent} would be saved")
 
 
-def _show_paste(session: Session, model: type[Model], lists: dict[str, list[KeyFields]], *, cached: bool) -> None:
+def _show_paste(
+    session: CommandSession, model: type[Model], lists: dict[str, list[KeyFields]], *, cached: bool
+) -> None:
     line = session.output.line
     line(f"class {model.__name__}({'...' if cached else 'CachedModel'}):")
     line("    class CacheMeta:")

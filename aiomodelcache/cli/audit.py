@@ -13,7 +13,7 @@ from tortoise.models import Model
 
 from aiomodelcache.cli.explain import VALUES
 from aiomodelcache.cli.output import Output, counted, duration
-from aiomodelcache.cli.session import FOUND, Session, command
+from aiomodelcache.cli.session import FOUND, CommandSession, command
 from aiomodelcache.cli.settings import import_path
 from aiomodelcache.cli.verify import percent, upper_bound
 from aiomodelcache.inspection.audit import Audit, StaleEntry
@@ -57,7 +57,7 @@ LEAST_FOR_HINT: Final = 5
 )
 @VALUES
 async def audit_command(
-    session: Session,
+    session: CommandSession,
     target: str,
     source: str | None,
     template: str | None,
@@ -166,7 +166,7 @@ def _choice(cache: ForeignCache, rows: AuditedRows, updated: str | None, *, rece
 
 @asynccontextmanager
 async def _opened(
-    session: Session, model: type[Model], source: str | None, template: str | None, codec: str | None
+    session: CommandSession, model: type[Model], source: str | None, template: str | None, codec: str | None
 ) -> AsyncGenerator[ForeignCache, None]:
     """Yields the cache that the arguments name. Raises ``CommandError``."""
     if template is not None and PLACE not in template:

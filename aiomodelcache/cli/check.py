@@ -3,7 +3,7 @@
 from typing import Any
 
 from aiomodelcache.cli.output import counted
-from aiomodelcache.cli.session import FOUND, Session, command
+from aiomodelcache.cli.session import FOUND, CommandSession, command
 from aiomodelcache.entries.model import EntrySet
 from aiomodelcache.entries.results import ResultEntries
 from aiomodelcache.exceptions import CacheConfigurationError
@@ -14,7 +14,7 @@ from aiomodelcache.plans.paths import RelationPath
 
 
 @command("check", short_help="Check the declarations, without a server.")
-async def check_command(session: Session) -> int:
+async def check_command(session: CommandSession) -> int:
     """Checks all declarations of caches, as opening the cache does, and lists them. Connects to no server.
 
     Ends with status 1 and names the class, the attribute and the remedy if a declaration is wrong.

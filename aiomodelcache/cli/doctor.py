@@ -13,7 +13,7 @@ from aiomodelcache.backends.redis.backend import RedisBackend
 from aiomodelcache.cli.model_faults import of_collations, of_models
 from aiomodelcache.cli.output import counted
 from aiomodelcache.cli.raw_sql import MAX_FILES, Unnoticed, search
-from aiomodelcache.cli.session import FOUND, Session, command
+from aiomodelcache.cli.session import FOUND, CommandSession, command
 from aiomodelcache.cli.usage import of_usage
 from aiomodelcache.exceptions import BackendError, CacheConfigurationError
 from aiomodelcache.inspection.diagnosis import Finding, Namespaces
@@ -32,7 +32,7 @@ _CODE: Final = click.Path(exists=True, path_type=Path)
 
 @command("doctor", short_help="Examine the application, its servers and its counters for faults.")
 @click.option("--code", multiple=True, type=_CODE, help="A folder of source, by default that of pyproject.toml.")
-async def doctor_command(session: Session, code: Sequence[Path]) -> int:
+async def doctor_command(session: CommandSession, code: Sequence[Path]) -> int:
     """Examines Redis, its keys, the databases, the declarations, the source and the counters that processes publish.
 
     Names a remedy for each fault, with what to paste. Changes nothing. Ends with status 1 if there is an error.
@@ -111,7 +111,7 @@ async def _databases(cache: OpenCache) -> list[Finding]:
     return findings + of_collations(cache)
 
 
-async def _store(session: Session, tables: dict[str, str], *, near: bool) -> list[Finding]:
+async def _store(session: CommandSession, tables: dict[str, str], *, near: bool) -> list[Finding]:
     url = session.settings.store_url()
     backend = RedisBackend(url)
     try:
@@ -133,7 +133,7 @@ async def _store(session: Session, tables: dict[str, str], *, near: bool) -> lis
         return findings + namespaces.findings(session.settings.namespace, tables)
 
 
-async def _usage(session: Session) -> list[Finding]:
+async def _usage(session: CommandSession) -> list[Finding]:
     """Judges the relays, and the counters of the processes by the time that a round trip takes."""
     async with session.cache() as cache, connected(session.settings.store_url()) as store:
         workers = (await cache.fleet()).others

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from aiomodelcache.cli.output import duration
-from aiomodelcache.cli.session import Session, command, opened
+from aiomodelcache.cli.session import CommandSession, command, opened
 from aiomodelcache.inspection.arguments import parse_arguments
 from aiomodelcache.inspection.explained import explained_query
 from aiomodelcache.inspection.keyspace import KeyMap
@@ -23,7 +23,9 @@ VALUES = click.option("--values", is_flag=True, help="Show values of columns and
 @ARGUMENTS
 @AS_LIST
 @VALUES
-async def explain_command(session: Session, target: str, arguments: Sequence[str], as_list: bool, values: bool) -> None:
+async def explain_command(
+    session: CommandSession, target: str, arguments: Sequence[str], as_list: bool, values: bool
+) -> None:
     """Says where a lookup would be answered from, and why.
 
     TARGET is a model, a relation (Event.tags), a cache class, a class of values, or a cached function. NAME=VALUE is
@@ -37,7 +39,7 @@ async def explain_command(session: Session, target: str, arguments: Sequence[str
     _show(session, data)
 
 
-def _show(session: Session, data: dict[str, Any]) -> None:
+def _show(session: CommandSession, data: dict[str, Any]) -> None:
     output = session.output
 
     def show() -> None:

@@ -7,7 +7,7 @@ import click
 
 from aiomodelcache.cli.explain import ARGUMENTS, AS_LIST, VALUES
 from aiomodelcache.cli.output import duration, size
-from aiomodelcache.cli.session import Session, command, opened
+from aiomodelcache.cli.session import CommandSession, command, opened
 from aiomodelcache.inspection.keyspace import KeyMap
 from aiomodelcache.inspection.store import connected
 from aiomodelcache.inspection.stored import inspected_entry, key_of_target
@@ -18,8 +18,10 @@ from aiomodelcache.inspection.stored import inspected_entry, key_of_target
 @ARGUMENTS
 @AS_LIST
 @VALUES
-async def inspect_command(session: Session, target: str, arguments: Sequence[str], as_list: bool, values: bool) -> None:
-    """Decodes the entry under a key: its state, age and life, and the names and types of what it holds.
+async def inspect_command(
+    session: CommandSession, target: str, arguments: Sequence[str], as_list: bool, values: bool
+) -> None:
+    """Decodes the entry under a key: its state, age and expiry, and the names and types of what it holds.
 
     KEY is a key as Redis shows it. TARGET with NAME=VALUE is a lookup, as explain takes it. --values shows the values,
     too. Reads the store only, and changes nothing.
@@ -31,7 +33,7 @@ async def inspect_command(session: Session, target: str, arguments: Sequence[str
     _show(session, data)
 
 
-def _show(session: Session, data: dict[str, Any]) -> None:
+def _show(session: CommandSession, data: dict[str, Any]) -> None:
     output = session.output
 
     def show() -> None:

@@ -8,7 +8,7 @@ import click
 
 from aiomodelcache.cli.explain import VALUES
 from aiomodelcache.cli.output import Output, duration, size
-from aiomodelcache.cli.session import Session, command
+from aiomodelcache.cli.session import CommandSession, command
 from aiomodelcache.encoding.keys import key_text
 from aiomodelcache.exceptions import BackendError
 from aiomodelcache.inspection.errors import CommandError
@@ -27,7 +27,7 @@ LIMIT: Final = 1_000
 @click.argument("target")
 @click.option("--limit", default=LIMIT, show_default=True, help="With --values: list at most as many keys.")
 @VALUES
-async def keys_command(session: Session, target: str, limit: int, values: bool) -> None:
+async def keys_command(session: CommandSession, target: str, limit: int, values: bool) -> None:
     """Counts the keys of a model, or of a cached function, by cache and by state.
 
     Keys contain the values that they were looked up by, so only --values lists the keys themselves. Scans all keys of
@@ -61,7 +61,7 @@ async def keys_command(session: Session, target: str, limit: int, values: bool) 
 
 
 @command("stats", short_help="Count all keys, and show the server and the workers.")
-async def stats_command(session: Session) -> None:
+async def stats_command(session: CommandSession) -> None:
     """Counts all keys of the application by cache and state, and shows the server's memory, hits and evictions.
 
     Shows the counters of all processes that publish them, by publish_stats or for Prometheus.

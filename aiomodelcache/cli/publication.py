@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from aiomodelcache.cli.output import counted
-from aiomodelcache.cli.session import FOUND, Session, command
+from aiomodelcache.cli.session import FOUND, CommandSession, command
 from aiomodelcache.cli.triggers import (
     captured_connections,
     every_option,
@@ -32,7 +32,7 @@ def publication_command() -> None:
 
 @command("sql", short_help="Print the statements that install runs.")
 @every_option
-async def sql_command(session: Session, every: bool) -> None:
+async def sql_command(session: CommandSession, every: bool) -> None:
     """Prints the statements of an installation, for a migration. Reads the catalogue, and changes nothing.
 
     The statements may be run again.
@@ -42,7 +42,7 @@ async def sql_command(session: Session, every: bool) -> None:
 
 @command("install", short_help="Create the publication, or add and remove tables.")
 @every_option
-async def install_command(session: Session, every: bool) -> None:
+async def install_command(session: CommandSession, every: bool) -> None:
     """Creates the publication and the relay's own table, or changes those that are out of date.
 
     A second time does nothing. Waits until no transaction is open that has written one of the tables. The relay itself
@@ -53,7 +53,7 @@ async def install_command(session: Session, every: bool) -> None:
 
 @command("status", short_help="Compare the publication with the declarations.")
 @every_option
-async def status_command(session: Session, every: bool) -> int:
+async def status_command(session: CommandSession, every: bool) -> int:
     """Compares the publication with the declarations, and shows the slot and the replica identities.
 
     Ends with status 1 if something is missing or out of date. Further tables, which install --all adds, are no fault.
@@ -83,7 +83,7 @@ async def status_command(session: Session, every: bool) -> int:
 
 
 @command("remove", short_help="Drop everything that was installed, and the slot.")
-async def remove_command(session: Session) -> None:
+async def remove_command(session: CommandSession) -> None:
     """Drops the publication, the relay's own table and the replication slot. Leaves nothing behind.
 
     Stop the relays before: a slot that is read is not dropped.
@@ -107,7 +107,7 @@ for each in (sql_command, install_command, status_command, remove_command):
     publication_command.add_command(each)
 
 
-def _show_connection(session: Session, name: str, found: dict[str, Any]) -> None:
+def _show_connection(session: CommandSession, name: str, found: dict[str, Any]) -> None:
     if found["ok"]:
         session.output.line("ok", f"{name}: the publication is that of the declarations")
     else:

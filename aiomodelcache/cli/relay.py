@@ -10,7 +10,7 @@ from typing import Final, Literal
 import click
 
 from aiomodelcache.cli.output import counted
-from aiomodelcache.cli.session import Session, command
+from aiomodelcache.cli.session import CommandSession, command
 from aiomodelcache.config import Settings
 from aiomodelcache.inspection.errors import CommandError
 from aiomodelcache.relay.health import health_server
@@ -28,7 +28,7 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 @click.option("--once", is_flag=True, help="Drain all present lines, and end.")
 @click.option("--health", metavar="[HOST:]PORT", help="Serve the health over HTTP, and metrics under /metrics.")
 async def relay_command(
-    session: Session, source: Literal["triggers", "pgoutput"] | None, once: bool, health: str | None
+    session: CommandSession, source: Literal["triggers", "pgoutput"] | None, once: bool, health: str | None
 ) -> None:
     """Invalidates the rows of models with relay = True that other programs write, until SIGTERM or Ctrl-C.
 
@@ -61,13 +61,13 @@ async def relay_command(
     _show(session, relay)
 
 
-def _show_line(session: Session, text: str) -> None:
+def _show_line(session: CommandSession, text: str) -> None:
     if not session.output.as_json:
         session.output.line("ok", text)
         sys.stdout.flush()
 
 
-def _show(session: Session, relay: Relay) -> None:
+def _show(session: CommandSession, relay: Relay) -> None:
     def show() -> None:
         for status in relay.statuses:
             lines, tables = counted(status.lines, "line"), counted(status.tables, "table")

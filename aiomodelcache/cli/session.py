@@ -32,7 +32,7 @@ UNREACHABLE: Final = 3
 """Exit status if the store or the database does not answer."""
 
 Body = Callable[..., Coroutine[Any, Any, int | None]]
-"""The coroutine function of a command. Takes a ``Session`` and the command's own parameters, returns the status."""
+"""The coroutine function of a command. Takes a ``CommandSession`` and its own parameters, returns the status."""
 
 _OPTIONS: Final = (
     click.option("--tortoise", metavar="PATH", help="Tortoise's configuration, like app.settings.TORTOISE_ORM."),
@@ -45,7 +45,7 @@ _OPTIONS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class CommandSession:
     """The settings and the output of one run of a command."""
 
     settings: CommandSettings
@@ -111,7 +111,7 @@ def _run(body: Body, options: dict[str, Any], parameters: dict[str, Any], *, as_
     level = logger.level
     logger.setLevel(logging.ERROR)  # a command says itself what it finds
     try:
-        session = Session(read_settings(options), Output(as_json=as_json))
+        session = CommandSession(read_settings(options), Output(as_json=as_json))
         return asyncio.run(_to_the_end(body(session, **parameters))) or 0
     except CacheConfigurationError as error:
         return _fail(str(error), FOUND)

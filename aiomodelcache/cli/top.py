@@ -16,7 +16,7 @@ from rich.live import Live
 
 from aiomodelcache.cli.explain import VALUES
 from aiomodelcache.cli.output import Output, styled
-from aiomodelcache.cli.session import Session, command
+from aiomodelcache.cli.session import CommandSession, command
 from aiomodelcache.client import ModelCache
 from aiomodelcache.exceptions import BackendError
 from aiomodelcache.inspection.hottest import HottestKeys
@@ -34,7 +34,7 @@ _UNPUBLISHED: Final = "no process publishes its counters: open its ModelCache wi
 @click.option("--once", is_flag=True, help=f"Measure for {WINDOW:g} seconds, show it, and end.")
 @click.option("--watch", default=0.0, metavar="SECONDS", type=click.FloatRange(0, 1), help="Count reads by MONITOR.")
 @VALUES
-async def top_command(session: Session, interval: float, once: bool, watch: float, values: bool) -> None:
+async def top_command(session: CommandSession, interval: float, once: bool, watch: float, values: bool) -> None:
     """Shows lookups per second, the hit ratio, the slowest classes and the hottest keys, until you press Ctrl-C.
 
     The rates are those of all processes that publish their counters (publish_stats), over the last seconds. A lookup by
@@ -86,7 +86,7 @@ class _Top:
 
 
 @contextlib.contextmanager
-def _screen(session: Session) -> Generator[Callable[[dict[str, Any]], None]]:
+def _screen(session: CommandSession) -> Generator[Callable[[dict[str, Any]], None]]:
     """Yields the function that shows a measurement: in place on a terminal, else below the last one."""
     output = session.output
     if not output.is_terminal:

@@ -9,7 +9,7 @@ import click
 from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache.cli.output import counted
-from aiomodelcache.cli.session import FOUND, Session, command
+from aiomodelcache.cli.session import FOUND, CommandSession, command
 from aiomodelcache.inspection.errors import CommandError
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.relay.captured import (
@@ -51,7 +51,7 @@ def triggers_command() -> None:
 @command("sql", short_help="Print the statements that install runs.")
 @every_option
 @click.option("--migration", is_flag=True, help="As a script for a migration: on MariaDB and MySQL without DELIMITER.")
-async def sql_command(session: Session, every: bool, migration: bool) -> None:
+async def sql_command(session: CommandSession, every: bool, migration: bool) -> None:
     """Prints the statements of an installation, for psql, mariadb or a migration.
 
     Reads the catalogue, so the tables must exist, and changes nothing. The statements may be run again.
@@ -60,7 +60,7 @@ async def sql_command(session: Session, every: bool, migration: bool) -> None:
 
 
 async def show_statements(
-    session: Session, dialect: Dialect | None = None, *, every: bool = False, for_migration: bool = False
+    session: CommandSession, dialect: Dialect | None = None, *, every: bool = False, for_migration: bool = False
 ) -> None:
     """Prints the statements of an installation. ``dialect``: the kind of installation; None: triggers."""
     found: dict[str, list[str]] = {}
@@ -79,7 +79,7 @@ async def show_statements(
 
 @command("install", short_help="Create triggers that are missing or out of date.")
 @every_option
-async def install_command(session: Session, every: bool) -> None:
+async def install_command(session: CommandSession, every: bool) -> None:
     """Creates the change table and the triggers, replaces those that are out of date, and drops those of no use.
 
     A second time does nothing. On PostgreSQL and SQLite, all is done or nothing. Without --all, triggers of models that
@@ -88,7 +88,7 @@ async def install_command(session: Session, every: bool) -> None:
     await install_and_show(session, every=every)
 
 
-async def install_and_show(session: Session, dialect: Dialect | None = None, *, every: bool = False) -> None:
+async def install_and_show(session: CommandSession, dialect: Dialect | None = None, *, every: bool = False) -> None:
     """Installs on all connections, and shows what was created."""
     rows: list[dict[str, Any]] = []
     async with captured_connections(session, dialect, every=every) as connections:
@@ -109,7 +109,7 @@ async def install_and_show(session: Session, dialect: Dialect | None = None, *, 
 
 @command("status", short_help="Compare the installed triggers with the declarations.")
 @every_option
-async def status_command(session: Session, every: bool) -> int:
+async def status_command(session: CommandSession, every: bool) -> int:
     """Compares the installation with the declarations. Ends with status 1 if something is missing or out of date.
 
     Triggers of further models, which install --all creates, are no fault.
@@ -144,7 +144,7 @@ async def status_command(session: Session, every: bool) -> int:
 
 @command("trim", short_help="Replace very many waiting lines by one for each table.")
 @every_option
-async def trim_command(session: Session, every: bool) -> None:
+async def trim_command(session: CommandSession, every: bool) -> None:
     """Keeps the change table small while no relay runs. Does nothing up to 50,000 lines.
 
     Each line that remains stands for everything of its table, so that a relay invalidates its models. Relays, and
@@ -166,7 +166,7 @@ async def trim_command(session: Session, every: bool) -> None:
 
 @command("remove", short_help="Drop everything that was installed.")
 @click.option("--all", is_flag=True, expose_value=False, help="Changes nothing: all triggers are dropped anyway.")
-async def remove_command(session: Session) -> None:
+async def remove_command(session: CommandSession) -> None:
     """Drops the triggers, functions and tables, on all connections of cached models. Leaves nothing behind.
 
     Stop the relays before, and remove `relay = True`: models that have it are not read from the cache without a relay.
@@ -192,7 +192,7 @@ for each in (sql_command, install_command, status_command, trim_command, remove_
 
 @asynccontextmanager
 async def captured_connections(
-    session: Session, dialect: Dialect | None = None, *, every: bool = False
+    session: CommandSession, dialect: Dialect | None = None, *, every: bool = False
 ) -> AsyncGenerator[Connections, None]:
     """Yields the connections with captured tables. With a dialect, those of its database. ``every``: of all models.
 

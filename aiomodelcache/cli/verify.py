@@ -11,7 +11,7 @@ import click
 from aiomodelcache.cli.explain import VALUES
 from aiomodelcache.cli.keys import owner_of
 from aiomodelcache.cli.output import counted
-from aiomodelcache.cli.session import FOUND, Session, command, opened
+from aiomodelcache.cli.session import FOUND, CommandSession, command, opened
 from aiomodelcache.entries.indexes import IndexEntries
 from aiomodelcache.entries.key_values import values_in
 from aiomodelcache.entries.rows import RowEntries
@@ -52,7 +52,7 @@ class Verified:
 @click.argument("target", required=False)
 @click.option("--sample", "number", type=click.IntRange(min=1), help="Compare so many entries, chosen at random.")
 @VALUES
-async def verify_command(session: Session, target: str | None, number: int | None, values: bool) -> int:
+async def verify_command(session: CommandSession, target: str | None, number: int | None, values: bool) -> int:
     """Compares the entries of a model, or of all models, with the database. Ends with status 1 if one is stale.
 
     By default all of them. Of a sample, the bound says how many of all may be stale, with a confidence of 95 %.

@@ -12,7 +12,7 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from aiomodelcache.cli.output import counted
-from aiomodelcache.cli.session import Session, command, opened
+from aiomodelcache.cli.session import CommandSession, command, opened
 from aiomodelcache.declare.manager import manager_of
 from aiomodelcache.entries.model import ModelEntries
 from aiomodelcache.exceptions import BackendError
@@ -33,7 +33,7 @@ _POSITIVE = click.IntRange(min=1)
 @click.option("--limit", type=_POSITIVE, help="Stop after as many rows.")
 @click.option("--checkpoint", type=click.Path(path_type=Path, dir_okay=False), help="A file to continue from.")
 async def warm_command(
-    session: Session,
+    session: CommandSession,
     target: str,
     keys: Sequence[str],
     batch: int,
@@ -157,7 +157,7 @@ async def _batches(
 
 
 @contextmanager
-def _progress(session: Session, total: int) -> Generator[Callable[[int], None], None, None]:
+def _progress(session: CommandSession, total: int) -> Generator[Callable[[int], None], None, None]:
     """Shows a bar on a terminal. Yields the function that moves it."""
     columns = (TextColumn("rows"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=session.output.console, disable=not session.output.is_terminal) as progress:

@@ -9,7 +9,7 @@ from tortoise.exceptions import DoesNotExist
 from aiomodelcache.backends.protocol import Clear
 from aiomodelcache.cli.explain import ARGUMENTS, AS_LIST, TARGET
 from aiomodelcache.cli.output import counted
-from aiomodelcache.cli.session import Session, command, opened
+from aiomodelcache.cli.session import CommandSession, command, opened
 from aiomodelcache.client import ModelCache
 from aiomodelcache.declare.manager import manager_of
 from aiomodelcache.declare.values import BaseValueQuery
@@ -28,7 +28,7 @@ from aiomodelcache.write.manual import invalidate_entries
 @command("clear", short_help="Invalidate everything about models or cached functions.")
 @click.argument("targets", nargs=-1, metavar="TARGET...")
 @click.option("--all", "everything", is_flag=True, help="All models and all cached functions.")
-async def clear_command(session: Session, targets: Sequence[str], everything: bool) -> None:
+async def clear_command(session: CommandSession, targets: Sequence[str], everything: bool) -> None:
     """Invalidates everything about models, classes of values and cached functions, in all processes and in O(1).
 
     The entries stay in the store until they expire, and are not answered any more.
@@ -47,7 +47,7 @@ async def clear_command(session: Session, targets: Sequence[str], everything: bo
 @command("invalidate", short_help="Invalidate the entries of one lookup.")
 @TARGET
 @ARGUMENTS
-async def invalidate_command(session: Session, target: str, arguments: Sequence[str]) -> None:
+async def invalidate_command(session: CommandSession, target: str, arguments: Sequence[str]) -> None:
     """Invalidates rows that were written behind the cache, or one result.
 
     Of a model, all entries of the rows with these values, and those under the values. Costs one statement, which reads
@@ -75,7 +75,7 @@ async def invalidate_command(session: Session, target: str, arguments: Sequence[
 @TARGET
 @ARGUMENTS
 @AS_LIST
-async def refresh_command(session: Session, target: str, arguments: Sequence[str], as_list: bool) -> None:
+async def refresh_command(session: CommandSession, target: str, arguments: Sequence[str], as_list: bool) -> None:
     """Reads the rows of a lookup from the database, or computes a result, and replaces the cached entries."""
     async with session.cache() as cache:
         view = opened(cache)

@@ -22,7 +22,7 @@ from aiomodelcache.contrib.responses.endpoints import (
     response_class,
     with_request,
 )
-from aiomodelcache.contrib.responses.lookups import Call, SharedAnswer
+from aiomodelcache.contrib.responses.lookups import ResponseCall, SharedAnswer
 from aiomodelcache.contrib.responses.requests import SAFE_METHODS, Request, uri_tag
 from aiomodelcache.contrib.responses.service import ResponseCache, labelled
 from aiomodelcache.declare.options import key_option
@@ -219,13 +219,13 @@ def _responses(origin: str, settings: ResponseSettings, own_tags: Iterable[Any],
 def _tag(tag: Any) -> Any:
     """Returns a tag of a response as a tag of the call that computes it."""
 
-    def tag_of_call(call: Call) -> Any:
+    def tag_of_call(call: ResponseCall) -> Any:
         return tag(_starlette_request(call.request.scope))
 
     return tag_of_call if callable(tag) else tag
 
 
-def _tag_of_uri(call: Call) -> str:
+def _tag_of_uri(call: ResponseCall) -> str:
     return uri_tag(call.request)
 
 

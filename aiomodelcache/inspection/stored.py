@@ -42,7 +42,7 @@ async def inspected_entry(
     *,
     values: bool,
 ) -> dict[str, Any]:
-    """Returns the entry under a key: its state, age and life, and what it holds. Raises ``CommandError``.
+    """Returns the entry under a key: its state, age and expiry, and what it holds. Raises ``CommandError``.
 
     Reads the store only, and changes nothing. ``fleet`` knows the processes whose leases and intents these are.
     ``values``: also shows values of columns and arguments.

@@ -5,7 +5,7 @@ from typing import Any
 
 from aiomodelcache.contrib.asgi_types import Application
 from aiomodelcache.contrib.responses.requests import Request
-from aiomodelcache.contrib.responses.runs import Run
+from aiomodelcache.contrib.responses.runs import ApplicationRun
 from aiomodelcache.contrib.responses.stored import StoredResponse, current_time
 from aiomodelcache.declare.value_declarations import ValueDeclaration
 from aiomodelcache.declare.values import BaseValueQuery
@@ -22,7 +22,7 @@ SharedAnswer = StoredResponse | None
 """The answer for all who ask. None if each must ask the application."""
 
 
-class Call:
+class ResponseCall:
     """One client's request, and the run of the application that computes the response, if this request started it."""
 
     __slots__ = (
@@ -59,10 +59,10 @@ class Call:
         """The reason for which the computed response is not stored."""
         self.stored: SharedAnswer = None
         """The computed response, if all clients may have it."""
-        self._run: Run | None = None
+        self._run: ApplicationRun | None = None
         self._abandoned = False
 
-    def hand_over(self, run: Run, response: object) -> None:
+    def hand_over(self, run: ApplicationRun, response: object) -> None:
         """Gives the client the run that has computed its response. ``response``: None for a stream."""
         if not self._abandoned:
             self._run = run
@@ -71,7 +71,7 @@ class Call:
         else:
             run.detach()
 
-    def take(self) -> Run | None:
+    def take(self) -> ApplicationRun | None:
         """Returns the run whose response the client must send, once."""
         run, self._run = self._run, None
         return run
@@ -94,7 +94,7 @@ class ResponseQuery(BaseValueQuery[SharedAnswer]):
         declaration: ValueDeclaration,
         key: Any,
         compute: Callable[[], Awaitable[SharedAnswer | DontCache[SharedAnswer]]],
-        call: Call,
+        call: ResponseCall,
     ) -> None:
         super().__init__(declaration, key, compute)
         self._call = call

@@ -18,7 +18,7 @@ Start = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 _NO_CONTENT: Final[Message] = {"type": "http.request", "body": b"", "more_body": False}
 
 
-class Run:
+class ApplicationRun:
     """The application, answering one request without content.
 
     The outcome of ``respond`` is a whole response, or None for a stream, which is ``forward``ed to one client.

@@ -10,10 +10,10 @@ from typing import Any, Final
 from aiomodelcache.contrib.asgi_types import Application, ASGIScope, Message, Receive, Send
 from aiomodelcache.contrib.responses.conditions import evaluate, without_content
 from aiomodelcache.contrib.responses.fields import Fields, names_in
-from aiomodelcache.contrib.responses.lookups import Call, ResponseQuery, SharedAnswer
+from aiomodelcache.contrib.responses.lookups import ResponseCall, ResponseQuery, SharedAnswer
 from aiomodelcache.contrib.responses.plain import are_plain
 from aiomodelcache.contrib.responses.requests import Request
-from aiomodelcache.contrib.responses.runs import Run
+from aiomodelcache.contrib.responses.runs import ApplicationRun
 from aiomodelcache.contrib.responses.stored import (
     StoredResponse,
     WholeResponse,
@@ -107,7 +107,7 @@ class ResponseCache:
             key: Any = mark if extra is None or are_plain(extra) else (target, extra)
             if self._unshared.get(mark, 0.0) > time.monotonic():
                 break
-            call = Call(request, application, tasks, known, mark)
+            call = ResponseCall(request, application, tasks, known, mark)
             query = ResponseQuery(self.declaration, key, partial(self._compute, call), call)
             if b"only-if-cached" in call.directives:
                 answers = await BatchCacheQuery(response=query).get(only_cache=True)
@@ -137,13 +137,13 @@ class ResponseCache:
         learned = self._learned.get(request.scope["path"])
         return self._vary if learned is None else self._vary | learned
 
-    async def _compute(self, call: Call) -> SharedAnswer | DontCache[SharedAnswer]:
+    async def _compute(self, call: ResponseCall) -> SharedAnswer | DontCache[SharedAnswer]:
         """Runs the application. Returns its response if all clients may have it, and None otherwise.
 
         Raises ``ServerFailed`` for an error of the server, if the last good response may answer instead.
         """
         call.computed = True
-        run = Run(call.application, call.request.for_computation(), self._max_size)
+        run = ApplicationRun(call.application, call.request.for_computation(), self._max_size)
         tracker = current_tracker()
         before = 0 if tracker is None else len(tracker.dependencies)
         response = await run.respond(partial(call.tasks.start, context=copy_context()))
@@ -158,7 +158,9 @@ class ResponseCache:
             raise ServerFailed(response.status)
         return DontCache(None) if found is None else found
 
-    def _stored_form(self, call: Call, response: WholeResponse, *, has_read: bool) -> tuple[str | None, SharedAnswer]:
+    def _stored_form(
+        self, call: ResponseCall, response: WholeResponse, *, has_read: bool
+    ) -> tuple[str | None, SharedAnswer]:
         """Returns the stored form of a response, or the reason against it, None for one that may soon be gone."""
         now = current_time()
         reason = storage_refusal(response, now)
@@ -203,7 +205,9 @@ async def _send_found(request: Request, found: SharedAnswer, send: Send, status:
     await _send_whole(request, found.status, headers, found.body, status, send)
 
 
-async def _send_computed(run: Run, call: Call, found: SharedAnswer, receive: Receive, send: Send) -> None:
+async def _send_computed(
+    run: ApplicationRun, call: ResponseCall, found: SharedAnswer, receive: Receive, send: Send
+) -> None:
     """Sends the response that was computed for this client, and lets the application go on after it."""
     status = "fwd=miss" if call.reason is None else f"fwd=miss; detail={call.reason}"
     try:

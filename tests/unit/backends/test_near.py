@@ -7,7 +7,7 @@ import pytest
 
 from aiomodelcache.backends import near as module
 from aiomodelcache.backends.channels import Channel
-from aiomodelcache.backends.frequency import MAX_UNUSED, PAUSE
+from aiomodelcache.backends.frequency import COOLDOWN, MAX_UNUSED
 from aiomodelcache.backends.near import OVERHEAD, Near
 
 ROW = b"amc:r:default:event:1"
@@ -270,7 +270,7 @@ def test_a_key_that_is_always_written_before_it_is_used_is_not_kept_for_a_while(
     read(near, {ROW: VALUE, OTHER: VALUE})
     assert not near.holds(ROW)
     assert near.holds(OTHER)
-    clock.now += PAUSE
+    clock.now += COOLDOWN
     near.answered(clock.now)
     read(near, {ROW: VALUE})
     assert near.find([ROW])  # tried again, and used this time
