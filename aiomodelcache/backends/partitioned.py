@@ -30,7 +30,7 @@ class SupportsEpochsSince(Protocol):
     async def epochs_since(self, partitions: Sequence[tuple[bytes, bytes]], since: float) -> list[bytes | None]:
         """Reads the epoch of each partition, given by the keys of its epoch and its stamp.
 
-        Returns None in place of an epoch unless it was read at a moment at which the stamp was older than ``since``, a
-        time by the monotonic clock of this process. Absent epochs and stamps are made.
+        Returns None in place of an epoch, unless the stamp was older than ``since`` when the epoch was read. ``since``
+        is a time by the monotonic clock of this process. Absent epochs and stamps are made.
         """
         ...
