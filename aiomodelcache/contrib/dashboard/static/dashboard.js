@@ -364,7 +364,7 @@ function showAnswer(answer) {
   const names = ["query", "source", "reason", "cache", "kind", "state", "token", "epoch"];
   const shown = names.filter((name) => answer[name]).map((name) => [name, word(answer[name])]);
   if (answer.key) shown.push(["key", make("code", {}, answer.key)]);
-  for (const [name, show] of [["age", duration], ["life_left", duration], ["size", size]]) shown.push([name.replace("_", " "), show(answer[name])]);
+  for (const [name, show] of [["age", duration], ["expires_in", duration], ["size", size]]) shown.push([name.replace("_", " "), show(answer[name])]);
   const content = answer.content !== null && typeof answer.content === "object" ? Object.entries(answer.content) : null;
   if (!content && answer.content) shown.push(["content", answer.content]);
   const dependency = [["State", (e) => word(e.state)], ["Cache", (e) => e.cache, "text"], ["Key", key, "text"]];
