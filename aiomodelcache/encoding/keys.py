@@ -199,7 +199,8 @@ def _encode_subclass(value: Any) -> bytes:
         return _enum(value)
     raise SafeTypeError(
         f"A value of type {type(value).__qualname__} cannot be part of a cache key: "
-        "use a number, a string, a date, a UUID, an enum member, or a tuple of these."
+        "use a number, a string, a date, a UUID, an enum member, or a tuple of these. "
+        "Or let a `key` of your own return such a value."
     )
 
 
