@@ -81,8 +81,11 @@ class OpenCache(msgspec.Struct, eq=False, kw_only=True):
     """The URL of the store, or the backend if it has none. Caches with the same one share their entries."""
     many_to_many: list[ManyToManyEntries] = msgspec.field(default_factory=list[ManyToManyEntries])
     """All many-to-many lists."""
-    values: dict[object, ResultEntries] = msgspec.field(default_factory=dict[object, ResultEntries])
-    """Classes and functions whose values depend on no model -> their entries. Filled at first use."""
+    values: dict[str, tuple[Any, ResultEntries]] = msgspec.field(default_factory=dict[str, tuple[Any, ResultEntries]])
+    """Names of classes and functions whose values depend on no model -> the declaration's reference, and the entries.
+
+    Filled at first use.
+    """
     queries: dict[type[Model], ResultEntries] = msgspec.field(default_factory=dict[type[Model], ResultEntries])
     """Model -> the entries of its ad-hoc queries. Filled at first use."""
     managers: dict[type[Model], Any] = msgspec.field(default_factory=dict[type[Model], Any])

@@ -1,6 +1,8 @@
 """The name and the settings of a kind of cached value, and its entries in each open cache."""
 
 import inspect
+import secrets
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from inspect import Parameter
@@ -38,10 +40,11 @@ BULK_SIGNATURE: Final = inspect.Signature(
 """The arguments of a value that ``get_values`` computes."""
 
 
-class ValueDeclaration(msgspec.Struct, frozen=True, kw_only=True, eq=False):
+class ValueDeclaration(msgspec.Struct, frozen=True, kw_only=True, eq=False, weakref=True):
     """Name and settings of a kind of cached value.
 
-    ``name`` is unique, because the keys in the store begin with it. ``origin`` names the declaration in errors.
+    ``name`` is unique among declarations in use, because the keys in the store begin with it. ``origin`` names the
+    declaration in errors.
     """
 
     name: str
@@ -63,12 +66,15 @@ class ValueDeclaration(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     cache_errors: Mapping[type[Exception], Duration] | None
     returns: Callable[[], Any]
     """A function that returns the annotated type of the value, or Any. The names in it may be defined later."""
+    reference: Any = None
+    """A weak reference to this declaration."""
     _defaults: tuple[Any, ...] | None = None
     """The defaults of all parameters, ``Parameter.empty`` for none. None if some cannot be passed by position."""
     _required: int = 0
     """The number of parameters without a default."""
 
     def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "reference", weakref.ref(self))
         parameters = self.signature.parameters.values()
         defaults = tuple([each.default for each in parameters])
         positional = all(each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD) for each in parameters)
@@ -145,50 +151,54 @@ class ValueDeclaration(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     def result(self, cache: OpenCache) -> ResultEntries:
         """Returns the entries of this declaration in one open cache, created at the first use.
 
-        Raises ``CacheConfigurationError`` if another declaration has the same name.
+        A declaration takes the place of a former one of the same name that is not in use any more, as in a notebook.
+        The entries of the former one are misses then. Raises ``CacheConfigurationError`` if that is still in use.
         """
-        entries = cache.values.get(self)
-        if entries is None:
-            self.check()
-            for other in cache.values:
-                if cast("ValueDeclaration", other).name == self.name:
-                    raise CacheConfigurationError(f"Two values are cached as {self.name}: rename one of them.")
-            config, label, resilience = cache.config, self._label(cache), self._resilience()
-            varies = bool(resilience.errors or resilience.timeout_of)
-            lifetimes = Lifetimes(
-                self._seconds("timeout") or config.timeout,
-                self._seconds("negative_timeout") or config.negative_timeout,
-                config.ttl_jitter,
-                SLIDING_PART if resilience.sliding else 0.0 if resilience.timeout_of else config.refresh_ahead,
+        found = cache.values.get(self.name)
+        if found is not None and found[0] is self.reference:
+            return found[1]
+        self.check()
+        if found is not None and found[0]() is not None:
+            raise CacheConfigurationError(
+                f"Two values are cached as {self.name}: rename one of them, or pass as an argument what differs."
             )
-            cache.reader.background.watch(lifetimes)
-            kind: Callable[..., ResultEntries] = ResultEntries
-            if self.tracked:
-                tables = [table_key_of(cache, model) for model in self.depends_on]
-                kind = partial(ByValueEntries, depends_on=tables)
-            entries = cache.values[self] = kind(
-                label,
-                [self.name],
-                connection="",
-                space=cache.space,
-                rows=None,
-                attributes=(),
-                watched=frozenset(),
-                bound=cache.models,
-                codec=self.codec,
-                returns=self.returns(),
-                version=self.version,
-                lifetimes=lifetimes,
-                policy=Policy.with_allowtime(InvalidationType.DYNAMIC, self._seconds("allowtime")),
-                lease_ttl=config.compute_ttl,
-                counters=cache.stats.of(label),
-            )
-            set_resilience(entries, resilience)
-            entries.near = (config.near if self.near is None else self.near) and not varies
-            keep_near(cache.guarded.near, entries, cache.space)
-            cache.guarded.start_tracking()
-            if isinstance(entries, ByValueEntries):
-                entries.tracked_in(cache.versions, cache.derivations.compute, cache.reader.reads_apart, cache.decoded)
+        config, label, resilience = cache.config, self._label(cache), self._resilience()
+        varies = bool(resilience.errors or resilience.timeout_of)
+        lifetimes = Lifetimes(
+            self._seconds("timeout") or config.timeout,
+            self._seconds("negative_timeout") or config.negative_timeout,
+            config.ttl_jitter,
+            SLIDING_PART if resilience.sliding else 0.0 if resilience.timeout_of else config.refresh_ahead,
+        )
+        cache.reader.background.watch(lifetimes)
+        kind: Callable[..., ResultEntries] = ResultEntries
+        if self.tracked:
+            tables = [table_key_of(cache, model) for model in self.depends_on]
+            kind = partial(ByValueEntries, depends_on=tables)
+        entries = kind(
+            label,
+            [self.name],
+            connection="",
+            space=cache.space,
+            rows=None,
+            attributes=(),
+            watched=frozenset(),
+            bound=cache.models,
+            codec=self.codec,
+            returns=self.returns(),
+            version=self.version if found is None else [self.version, secrets.token_hex(8)],
+            lifetimes=lifetimes,
+            policy=Policy.with_allowtime(InvalidationType.DYNAMIC, self._seconds("allowtime")),
+            lease_ttl=config.compute_ttl,
+            counters=cache.stats.of(label),
+        )
+        cache.values[self.name] = self.reference, entries
+        set_resilience(entries, resilience)
+        entries.near = (config.near if self.near is None else self.near) and not varies
+        keep_near(cache.guarded.near, entries, cache.space)
+        cache.guarded.start_tracking()
+        if isinstance(entries, ByValueEntries):
+            entries.tracked_in(cache.versions, cache.derivations.compute, cache.reader.reads_apart, cache.decoded)
         return entries
 
     def _label(self, cache: OpenCache) -> str:

@@ -243,6 +243,31 @@ class TestClass:
 
 
 class TestDecorator:
+    async def test_a_function_that_is_defined_again_takes_the_place_of_the_former_one(self, cache: ModelCache) -> None:
+        """As in a notebook, where the former one is no longer in use. Its results are misses."""
+        for number in range(3):
+
+            @cached(timeout=60 + number, invalidation=InvalidationType.OFF)
+            async def answer() -> int:
+                return number  # noqa: B023
+
+            assert [await answer(), await answer.query()] == [number, number]
+            assert (await answer.explain()).source == "cache"
+
+    async def test_two_functions_in_use_with_one_name_are_an_error(self, cache: ModelCache) -> None:
+        def make(number: int) -> Any:
+            @cached(invalidation=InvalidationType.OFF)
+            async def answer() -> int:
+                return number
+
+            return answer
+
+        first, second = make(1), make(2)
+        assert await first() == 1
+        with pytest.raises(CacheConfigurationError, match=r"Two values are cached as .*answer: rename one of them, or"):
+            await second()
+        assert await first() == 1
+
     async def test_a_value_is_computed_once_for_equal_arguments(
         self, cache: ModelCache, backend: CountingBackend
     ) -> None:
