@@ -27,6 +27,8 @@ _TEXT: Final = "''"
 _BEFORE_TABLE: Final = frozenset({"FROM", "JOIN", "STRAIGHT_JOIN"})
 _MODIFIERS: Final = frozenset({"LATERAL", "ONLY"})
 _READS: Final = frozenset({"SELECT", "WITH"})
+_ROWS: Final = frozenset({"(", "ROW"})
+"""Words after VALUES, where it is no name of a table."""
 _WRITES: Final = frozenset({"INSERT", "UPDATE", "DELETE", "REPLACE", "MERGE", "INTO"})
 _AFTER_TABLES: Final = frozenset(
     {"WHERE", "GROUP", "ORDER", "HAVING", "LIMIT", "UNION", "INTERSECT", "EXCEPT", "SELECT", "WINDOW"}
@@ -193,7 +195,7 @@ class _TokenizedStatement:
         start = at
         while at < len(words) and words[at] == "(":
             at += 1
-        if at > start and at < len(words) and words[at] in _READS:  # a subquery
+        if at > start and at < len(words) and (words[at] in _READS or self._is_rows(at)):  # a subquery
             return start
         if at >= len(words) or words[at] in ("(", ")", ",", ".", ";", "*", "[", "]", _TEXT):
             self._names[UNKNOWN] = 1
@@ -212,6 +214,9 @@ class _TokenizedStatement:
         if self._dialect == "postgres" and not is_function:
             self._add_row(at)
         return at
+
+    def _is_rows(self, at: int) -> bool:
+        return self._words[at] == "VALUES" and at + 1 < len(self._words) and self._words[at + 1] in _ROWS
 
     def _add_row(self, at: int) -> None:
         """Adds the name of a row of the table that is named before a place: its alias, or its own name."""

@@ -22,6 +22,8 @@ ALL = (MYSQL, POSTGRES, SQLITE)
         ("SELECT a FROM t WHERE a IS DISTINCT FROM b AND c IS NOT DISTINCT FROM d", ["t"]),
         ("SELECT a FROM t WHERE b = 1.5 AND c = 0x1F AND d = 1e5 LIMIT 2", ["t"]),
         ("SELECT a FROM f(b, c), t", ["f()", "t"]),
+        ("SELECT a FROM t, (VALUES (1, (SELECT b FROM u)), (2, 3)) AS v (x, y), w", ["t", "u", "w"]),
+        ("SELECT a FROM t JOIN (VALUES ROW(1), ROW(2)) AS v ON t.a = v.x", ["t"]),
         ("SELECT COUNT(*) OVER w FROM t WINDOW w AS (ORDER BY a), v AS (ORDER BY b)", ["t"]),
     ],
 )
