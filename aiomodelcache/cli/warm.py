@@ -92,7 +92,10 @@ class _Plan:
         """The columns to read of each row, the primary key first."""
 
     async def read(self, rows: Sequence[Sequence[Any]]) -> None:
-        """Looks up the values of these rows. Lookups by all keys share their requests."""
+        """Looks up the values of these rows. Lookups by all keys share their requests.
+
+        On a Cluster, a lookup by another key than the primary one may store no rows. They are looked up in the end.
+        """
         queries: list[Any] = []
         for key, attributes in zip(self._keys, self._attributes, strict=True):
             places = [self.columns.index(name) for name in attributes]
@@ -101,6 +104,7 @@ class _Plan:
                 values = [value for (value,) in values]
             queries.append(self._manager.get_many(distinct(values), key=key if len(places) > 1 else "".join(key)))
         await asyncio.gather(*queries)
+        await self._manager.get_many([pk for pk, *_ in rows])
 
 
 class _Position:

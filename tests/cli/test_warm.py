@@ -3,6 +3,7 @@
 import json
 import subprocess
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from aiomodelcache import ModelCache
 from tests.support.application import Application
 from tests.support.models.shop_models import Listing, Seller
 from tests.support.servers import RedisServer
+from tests.support.servers.redis_cluster import Cluster, ClusterNode
 
 ROWS = 60
 
@@ -53,6 +55,17 @@ def test_other_keys_are_read_too(cold: Application) -> None:
     cold.run("warm", "Listing", "--by", "slug", "--by", "seller")
     assert (keys(cold, "row"), keys(cold, "index"), keys(cold, "list")) == (ROWS, ROWS, 1)
     assert cold.run("explain", "Listing", "slug=secret-7", "--json").data["source"] == "cache"
+
+
+def test_rows_of_other_keys_are_stored_on_a_cluster_too(cold: Application) -> None:
+    """A cold lookup by a key stores the key there, and not its row, which is in another partition."""
+    with ExitStack() as stack:
+        cluster = Cluster([stack.enter_context(ClusterNode()) for _ in range(2)])
+        cold.keys["url"] = f'"{cluster.url}?socket_timeout=30"'
+        cold.configure()
+        cold.run("warm", "Listing", "--by", "slug")
+        assert cold.run("warm", "Listing", "--by", "slug", "--json").data["statements"] == 0
+        assert cold.run("explain", "Listing", "slug=secret-7", "--json").data["source"] == "cache"
 
 
 def test_a_key_that_is_null_is_read_too(cold: Application) -> None:
