@@ -95,7 +95,8 @@ class Writer:
                         intent.marked -= keys  # marks that arrived in spite of the error expire
                     if self._config.on_write_error == "raise":
                         raise CacheWriteError(
-                            f"The write was refused, because its invalidation could not be sent to the cache: {error} "
+                            "The write was refused, because its invalidation could not be sent to the cache: "
+                            f"{str(error).rstrip('.')}. "
                             'Use on_write_error="retry" to let writes go through while the cache is unreachable.'
                         ) from error
                     return
