@@ -4,6 +4,7 @@ import inspect
 import secrets
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from functools import partial
 from inspect import Parameter
 from typing import Any, Final, cast
@@ -234,7 +235,10 @@ def tuple_of(origin: str, name: str, value: Any) -> tuple[Any, ...]:
 
 
 def key_part(value: Any) -> Any:
-    """Converts an argument to a part of a key: an instance to its model's full name and its primary key."""
+    """Converts an argument to a part of a key: an instance to its model's full name and its primary key.
+
+    One moment in two time zones is two parts, because a function may ask for its day.
+    """
     if isinstance(value, Model):
         if value.pk is None:
             raise SafeTypeError(
@@ -246,4 +250,6 @@ def key_part(value: Any) -> Any:
         return [key_part(item) for item in value]
     if kind is dict:
         return {name: key_part(item) for name, item in value.items()}
+    if isinstance(value, datetime) and value.utcoffset():
+        return value, value.utcoffset()
     return value
