@@ -12,7 +12,7 @@ from aiomodelcache.entries.base import Miss, NoValue
 from aiomodelcache.entries.copies import COPY_SUFFIX, Copies
 from aiomodelcache.entries.raised import Raised
 from aiomodelcache.entries.results import ResultEntries
-from aiomodelcache.plans.requests import LeaseResult, Plan, PlannedFill, StoreFills
+from aiomodelcache.plans.requests import LeaseResult, Plan, PlannedFill, StaleAnswer, StoreFills
 from aiomodelcache.plans.steps import replaceable_prefix
 
 
@@ -39,9 +39,14 @@ class LastGood:
         has_copy = self._copies is not None and self._copies.is_copy(self._held, self._acquired.versions[0])
         return self._soft_timeout if has_copy else None
 
-    def value(self) -> Any | Miss:
-        """Returns the value of the copy, whose instances are marked as stale, or a miss."""
-        return NoValue.MISS if self._copies is None else self._copies.read(self._held, self._acquired.versions[0])
+    def answer(self) -> Plan[Any | Miss]:
+        """Returns the value of the copy as the plan's answer, with its instances marked as stale, or a miss."""
+        value: Any = NoValue.MISS
+        if self._copies is not None:
+            value = self._copies.read(self._held, self._acquired.versions[0])
+        if value is not NoValue.MISS:
+            yield StaleAnswer(self._key)
+        return value
 
     def fills(self, entry: bytes = b"", value: Any = None, ttl_ms: int = 1) -> list[PlannedFill]:
         """Returns the fill that puts a copy of this entry and its value in the place of the former copy.

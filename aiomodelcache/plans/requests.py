@@ -180,6 +180,13 @@ class StillComputing(Exception):
         """A ``compute`` for another ``ComputeValue``, which waits for the end of the computation."""
 
 
+class StaleAnswer(NamedTuple):
+    """A note that the plan returns a last good value, which nothing may be derived from. Answer: None."""
+
+    key: bytes
+    """The key of the copy that holds it."""
+
+
 class Computed(Protocol):
     """The value that a method returned. ``storable``: True if the value may be stored."""
 
@@ -193,7 +200,7 @@ class Computed(Protocol):
         ...
 
 
-PlanRequest = Read | Wait | AcquireLeases | Load | ComputeValue | StoreFills | Spawn
+PlanRequest = Read | Wait | AcquireLeases | Load | ComputeValue | StaleAnswer | StoreFills | Spawn
 T = TypeVar("T")
 Plan = Generator[PlanRequest, Any, T]
 

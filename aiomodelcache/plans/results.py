@@ -104,7 +104,7 @@ def _find_or_compute(
         epoch, entry = yield Read([result.epoch_of(key), key])
         value = yield from _read_value(result, key, entry, epoch, {}, predictions)
         if value is NoValue.MISS and soft_timeout is not None and is_lease(entry):
-            value = last_good.value()
+            value = yield from last_good.answer()
             result.counters.stale_if_slow += value is not NoValue.MISS
         if value is not NoValue.MISS:
             yield from last_good.release()
@@ -120,7 +120,7 @@ def _find_or_compute(
     except StillComputing as late:
         outcome = late
     except Exception as error:
-        value = last_good.value() if is_failure(error) and not forced else NoValue.MISS
+        value = (yield from last_good.answer()) if is_failure(error) and not forced else NoValue.MISS
         if value is NoValue.MISS:
             raise
         result.counters.stale_if_error += 1
@@ -131,7 +131,7 @@ def _find_or_compute(
     keep = partial(_keep, result, key, acquired, last_good, predictions)
     if not isinstance(outcome, StillComputing):
         return (yield from keep(outcome))
-    value = last_good.value()
+    value = yield from last_good.answer()
     finish = _finish(key, outcome, releases, keep)
     if value is NoValue.MISS:
         return (yield from finish)

@@ -25,6 +25,7 @@ from aiomodelcache.plans.requests import (
     PlanRequest,
     Read,
     Spawn,
+    StaleAnswer,
     StoreFills,
     T,
     Wait,
@@ -85,14 +86,12 @@ def with_refusal(plan: Plan[T]) -> Plan[tuple[T, bool]]:
 
     def answer(request: PlanRequest) -> Plan[Any]:
         nonlocal refused
-        try:
-            answered = yield request
-        except Exception:
-            refused = True  # what the plan returns nevertheless is a last good value
-            raise
+        answered = yield request
         if isinstance(request, ComputeValue):
             tracker = cast("Computed", answered).tracker
             refused = tracker is not None and tracker.refusal is not None
+        elif isinstance(request, StaleAnswer):
+            refused = True
         return answered
 
     result = yield from intercepted(plan, answer)

@@ -24,6 +24,7 @@ from aiomodelcache.plans.requests import (
     Plan,
     PlanRequest,
     Read,
+    StaleAnswer,
     StoreFills,
     T,
 )
@@ -187,6 +188,8 @@ class _Record:
             return self._load(request)
         if isinstance(request, ComputeValue):
             return self._compute(request)
+        if isinstance(request, StaleAnswer):
+            self._tracker.refuse("a last good value answered")
         return self._store(request) if isinstance(request, StoreFills) else _forward(request)
 
     def _read(self, request: Read) -> Plan[object]:

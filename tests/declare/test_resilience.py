@@ -380,6 +380,32 @@ class TestSoftTimeout:
         with pytest.raises(CacheNotOpen):
             await clubs()
 
+    @pytest.mark.parametrize("declares", [False, True], ids=["undeclared", "declared"])
+    @pytest.mark.parametrize("begun", [False, True], ids=["its own computation", "another's"])
+    async def test_a_result_of_an_old_value_is_not_stored(self, begun: bool, declares: bool, cache: ModelCache) -> None:
+        @cached(depends_on=Club if declares else ())
+        async def number() -> int:
+            return len(await clubs())
+
+        await self.slow_after_a_write()
+        if begun:
+            assert await clubs() == ["red"]
+        assert await number() == 1
+        source.go.set()
+        await settled()
+        assert await number() == 2
+
+    @pytest.mark.parametrize("begun", [False, True], ids=["its own computation", "another's"])
+    async def test_a_request_does_not_remember_an_old_value(self, begun: bool, cache: ModelCache) -> None:
+        await self.slow_after_a_write()
+        if begun:
+            assert await clubs() == ["red"]
+        async with local_cache():
+            assert await clubs() == ["red"]
+            source.go.set()
+            await settled()
+            assert await clubs() == ["red", "blue"]
+
     async def test_another_process_waits_no_longer_either(
         self, cache: ModelCache, backend: CountingBackend, database: BaseDBAsyncClient
     ) -> None:
