@@ -210,7 +210,7 @@ class _Record:
             if self._tokens.setdefault(key, token) != token:
                 self._tracker.refuse(CHANGED)
         elif state == STALE:
-            self._tracker.unrecorded("a stale copy answered")
+            self._tracker.refuse("a stale copy answered")
 
     def _acquire(self, request: AcquireLeases) -> Plan[object]:
         for key, replaced in request.keys:
