@@ -74,6 +74,8 @@ class AcquireLeases(NamedTuple):
     """True if the plan may store rows without leases of their own (``LeaseResult.late_until_ms``)."""
     unread: Sequence[tuple[bytes, bytes]] = ()
     """The keys of the epoch and the stamp of each partition that only a statement has shown, for late leases."""
+    anew: bool = False
+    """True if nothing that the plan has read before is part of its answer."""
 
 
 class LeaseResult(NamedTuple):

@@ -95,6 +95,7 @@ def _find_or_compute(
         [result.epoch_of(key), *tables],
         None,
         result.lease_ttl,
+        anew=True,
     )
     granted = acquired.values[0] == LEASE + acquired.attempt.token
     last_good = LastGood(result, key, acquired)

@@ -177,6 +177,8 @@ class _Record:
         """The epochs that were read with a lease."""
         self._loaded: dict[bytes, Sequence[bytes | None]] = {}
         """Keys of what was loaded and not stored, with the versions of the tables that it was loaded from."""
+        self._refusal: str | None = None
+        """The reason for which the plan's answer can be no part of a result, unless the plan begins anew."""
 
     def answer(self, request: PlanRequest) -> Plan[object]:
         """Has a request answered, and notes what the answer was read from."""
@@ -208,11 +210,17 @@ class _Record:
         if value is not None and state in _TOKENS:
             token = value[:PREFIX_SIZE]
             if self._tokens.setdefault(key, token) != token:
-                self._tracker.refuse(CHANGED)
+                self._refusal = CHANGED
         elif state == STALE:
             self._tracker.refuse("a stale copy answered")
 
+    def _begin_anew(self, tokens: dict[bytes, bytes]) -> None:
+        """Forgets all that was read, except for these tokens, because it does not matter to the answer any more."""
+        self._tokens, self._refusal = tokens, None
+
     def _acquire(self, request: AcquireLeases) -> Plan[object]:
+        if request.anew:
+            self._begin_anew({})
         for key, replaced in request.keys:
             if replaced and self._tokens.get(key) == replaced:
                 del self._tokens[key]  # the plan has found it unusable
@@ -264,7 +272,7 @@ class _Record:
         except Exception:
             self._tracker.refuse("a computation that it awaited failed")
             raise
-        self._tokens = dict(self._epochs)  # what the former value was read from does not matter any more
+        self._begin_anew(dict(self._epochs))
         self._loaded = {request.key: (None,)}
         inner = computed.tracker
         if inner is not None:
@@ -288,6 +296,8 @@ class _Record:
     def finish(self) -> None:
         """Adds what the plan has read to the tracker, when the plan has ended."""
         self._tracker.unfinished -= 1
+        if self._refusal is not None:
+            self._tracker.refuse(self._refusal)
         for key, tables in self._loaded.items():
             self._tokens.pop(key, None)
             for table in tables:

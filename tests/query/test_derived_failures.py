@@ -379,3 +379,43 @@ async def test_the_mark_of_a_writer_that_died_is_waited_for_once(
     await numbers()
     async with assert_ops(backend, sql=0):
         assert await numbers() == [1, 0, 0]
+
+
+async def test_an_inner_result_that_another_caller_computes_is_recorded_as_it_is_then(
+    cache: ModelCache, backend: CountingBackend
+) -> None:
+    """What was read together with it before, as its dependencies were at that time, is no part of the outer one."""
+    calls: list[str] = []
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    go_on.set()
+
+    @cached
+    async def part() -> int:
+        return (await Happening.cache.get(id=1)).level
+
+    @cached
+    async def inner() -> int:
+        begun.set()
+        await go_on.wait()
+        return await part()
+
+    @cached
+    async def outer() -> int:
+        calls.append("outer")
+        return await inner()
+
+    assert await outer() == 0
+    await Happening.filter(id=1).update(level=5)
+    begun.clear()
+    go_on.clear()
+    computing = asyncio.create_task(as_coroutine(inner()))
+    await begun.wait()
+    async with assert_ops(backend, sql=None, redis=None) as ops:
+        waiting = asyncio.create_task(as_coroutine(outer()))
+        while ops.operations.count("lease") < 2:  # that of the inner one is refused
+            await asyncio.sleep(0.001)
+    go_on.set()
+    assert await asyncio.gather(computing, waiting) == [5, 5]
+    assert [await outer(), len(calls)] == [5, 2]
+    await Happening.filter(id=1).update(level=6)
+    assert [await outer(), len(calls)] == [6, 3]
