@@ -212,7 +212,7 @@ class _Record:
             if self._tokens.setdefault(key, token) != token:
                 self._refusal = CHANGED
         elif state == STALE:
-            self._tracker.refuse("a stale copy answered")
+            self._refusal = "a stale copy answered"
 
     def _begin_anew(self, tokens: dict[bytes, bytes]) -> None:
         """Forgets all that was read, except for these tokens, because it does not matter to the answer any more."""

@@ -419,3 +419,55 @@ async def test_an_inner_result_that_another_caller_computes_is_recorded_as_it_is
     assert [await outer(), len(calls)] == [5, 2]
     await Happening.filter(id=1).update(level=6)
     assert [await outer(), len(calls)] == [6, 3]
+
+
+@pytest.mark.parametrize("declared", [False, True])
+async def test_a_last_good_value_of_an_inner_result_is_no_answer_that_stays(cache: ModelCache, declared: bool) -> None:
+    """It answers while another caller computes, and is older than the last write."""
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    go_on.set()
+
+    @cached(timeout=60, stale_if_error=60, soft_timeout=0.01)
+    async def inner() -> int:
+        level = (await Happening.cache.get(id=1)).level
+        begun.set()
+        await go_on.wait()
+        return level
+
+    @cached(depends_on=Happening if declared else ())
+    async def outer() -> int:
+        return await inner()
+
+    assert await inner() == 0
+    await Happening.filter(id=1).update(level=5)
+    begun.clear()
+    go_on.clear()
+    computing = asyncio.create_task(as_coroutine(inner()))
+    await begun.wait()
+    assert await outer() == 0
+    go_on.set()
+    assert await computing in (0, 5)
+    while await inner() != 5:
+        await asyncio.sleep(0.001)
+    assert await outer() == 5
+
+
+async def test_a_stale_copy_of_an_inner_result_is_no_answer_that_stays(cache: ModelCache) -> None:
+    """Not even where the table is declared, whose version is a later one."""
+
+    @cached(timeout=60, allowtime=60)
+    async def inner() -> int:
+        return (await Happening.cache.get(id=1)).level
+
+    calls: list[str] = []
+
+    @cached(depends_on=Happening)
+    async def outer() -> int:
+        calls.append("outer")
+        return await inner()
+
+    assert await inner() == 0
+    await inner.invalidate()
+    assert await outer() == 0
+    await outer()
+    assert len(calls) == 2
