@@ -23,7 +23,7 @@ class KeysTogether(list[bytes]):
 class KnownKeys(KeysTogether):
     """Keys in the order in which they are read. Empty if one of them was given twice: they are then read otherwise."""
 
-    __slots__ = ("request", "wanted")
+    __slots__ = ("doubtful", "request", "wanted")
 
     def __init__(self, keys: Sequence[bytes]) -> None:
         self.wanted: dict[bytes, None] = dict.fromkeys(keys)
@@ -31,6 +31,8 @@ class KnownKeys(KeysTogether):
         super().__init__(keys if len(self.wanted) == len(keys) else ())
         self.request = b""
         """The request for these keys, if the backend has kept it."""
+        self.doubtful: Sequence[int] = range(len(self))
+        """The places of the keys under which no entry has been read yet: versions, among others."""
 
     def keep(self, request: bytes) -> bytes:
         """Keeps the request for these keys, and returns it."""

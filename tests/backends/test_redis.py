@@ -16,6 +16,7 @@ from aiomodelcache.backends.protocol import Backend, Clear, Fill, Lease
 from aiomodelcache.backends.redis.backend import RedisBackend
 from aiomodelcache.backends.redis.commands import STAMP_TTL_MS
 from aiomodelcache.backends.redis.incarnation import ServerIncarnation
+from aiomodelcache.encoding.together import KnownKeys
 from aiomodelcache.exceptions import BackendError, CacheConfigurationError
 from aiomodelcache.testing.claims import ClaimConformance
 from aiomodelcache.testing.conformance import (
@@ -755,7 +756,7 @@ async def test_a_started_read_reports_unexpected_replies_as_backend_errors(
 ) -> None:
     answers: list[Any] = []
     for replies in ([b"OK"], [redis.ResponseError("no")], redis.ConnectionError("gone")):
-        backend._on_replies(ServerIncarnation("here"), answers.append, replies)
+        backend._on_replies(ServerIncarnation("here").mask_stale_versions, answers.append, replies)
     assert [type(answer) for answer in answers] == [BackendError] * 3
     assert [str(answer).rpartition(": ")[2] for answer in answers] == ["<bytes> for MGET", "no", "gone"]
 
@@ -775,3 +776,28 @@ async def test_a_former_master_reports_it_at_the_top_of_its_replies(own_redis: R
             assert [type(reply) for reply in replies] == [redis.exceptions.ReadOnlyError]
         with pytest.raises(BackendError, match="read only"):
             await backend.mark(keys, token, MINUTE)
+
+
+def test_versions_among_keys_that_are_read_again_are_masked_like_others() -> None:
+    """Also where a version was marked, absent or of this incarnation when the keys were read first."""
+    incarnation = ServerIncarnation("here")
+    incarnation._change_to(b"12345678")
+    token, old = bytes(16), b"E87654321" + bytes(8)
+    own = b"E12345678" + bytes(8)
+    entries: list[bytes | None] = [b"V" + token + b"row", b"N" + token, b"S" + token]
+    changing = [own, old, b"W" + token + b"1" * 13, None, b"", b"C", b"L" + token]
+    for first in changing:
+        known = KnownKeys([b"%d" % number for number in range(4)])
+        for value in (first, *changing):
+            values = [*entries, value]
+            expected = incarnation.mask_stale_versions([*values])
+            assert incarnation.mask_known(known, values) == expected
+            assert incarnation.mask_known(known, values[:2]) == values[:2]
+        assert known.doubtful == [3]
+
+
+def test_a_short_answer_says_nothing_of_the_keys_after_it() -> None:
+    incarnation, known = ServerIncarnation("here"), KnownKeys([b"1", b"2"])
+    assert incarnation.mask_known(known, [b"V" + bytes(16)]) == [b"V" + bytes(16)]
+    incarnation._change_to(b"12345678")
+    assert incarnation.mask_known(known, [b"V" + bytes(16), b"E" + bytes(16)]) == [b"V" + bytes(16), None]

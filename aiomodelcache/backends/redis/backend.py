@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import anyio
 from redis.asyncio import Redis, RedisCluster
@@ -28,7 +28,6 @@ from aiomodelcache.backends.redis.cluster.endpoint import ClusterEndpoint
 from aiomodelcache.backends.redis.commands import STAMP_TTL_MS, as_bytes
 from aiomodelcache.backends.redis.connection import Command, Replies, pack_mget
 from aiomodelcache.backends.redis.errors import FAILURES, unquoted_cause
-from aiomodelcache.backends.redis.incarnation import ServerIncarnation
 from aiomodelcache.backends.redis.leasing import LeasingCommands
 from aiomodelcache.backends.redis.parts import ReadInParts
 from aiomodelcache.backends.redis.replicas import MAX_WAIT, ReplicaWait
@@ -36,7 +35,7 @@ from aiomodelcache.backends.redis.saving import SavingCommands
 from aiomodelcache.durations import Duration, parse_duration
 from aiomodelcache.encoding.messages import described
 from aiomodelcache.encoding.partitions import CLUSTER_PARTITIONS
-from aiomodelcache.encoding.together import KeyPairs
+from aiomodelcache.encoding.together import KeyPairs, KnownKeys
 from aiomodelcache.exceptions import CacheConfigurationError
 
 KEYS_PER_SCRIPT: Final = 100
@@ -44,6 +43,9 @@ KEYS_PER_SCRIPT: Final = 100
 
 Beyond it, further scripts are sent in the same round trip.
 """
+
+MaskVersions = Callable[[list[bytes | None]], list[bytes | None]]
+"""A function that replaces versions of other incarnations by None."""
 
 
 class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
@@ -208,11 +210,14 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
             return self._start_near_read_on_nodes(endpoint, keys, callback)
         if (
             endpoint is None
-            or endpoint.reading is None
+            or (reading := endpoint.reading) is None
             or not (self._can_start_read and 0 < len(keys) <= self._batch_size)
         ):
             return self._start_near_read(keys, callback)
-        return endpoint.reading.start(pack_mget(keys), 1, partial(self._on_replies, endpoint.incarnation, callback))
+        mask: MaskVersions = endpoint.incarnation.mask_stale_versions
+        if keys.__class__ is KnownKeys:  # takes less than ``type``
+            mask = partial(endpoint.incarnation.mask_known, keys)  # pyright: ignore[reportArgumentType]
+        return reading.start(pack_mget(keys), 1, partial(self._on_replies, mask, callback))
 
     def _start_near_read(self, keys: Sequence[bytes], callback: ReadCallback) -> bool:
         """Starts a read like ``start_read``, if the server tracks keys. They are read by themselves."""
@@ -222,19 +227,19 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
         reading = endpoint.reading
         if reading is None or not 0 < len(keys) <= self._batch_size:
             return False
-        expected, incarnation = near.expected, endpoint.incarnation
+        expected, mask = near.expected, endpoint.incarnation.mask_stale_versions
         if not expected or not (tracked := [key for key in keys if key in expected]):
-            return reading.start(pack_mget(keys), 1, partial(self._on_replies, incarnation, callback))
+            return reading.start(pack_mget(keys), 1, partial(self._on_replies, mask, callback))
         tracking = endpoint.tracking
         if tracking is None:
             return False
         if len(tracked) == len(keys):
-            return tracking.start(pack_mget(keys), 1, partial(self._on_replies, incarnation, callback))
+            return tracking.start(pack_mget(keys), 1, partial(self._on_replies, mask, callback))
         if not (reading.is_ready and tracking.is_ready):
             return False
         parts, others = self._in_parts(endpoint, keys, callback), [key for key in keys if key not in expected]
         for connection, part in ((reading, others), (tracking, tracked)):
-            on_replies = partial(self._on_replies, incarnation, partial(parts.on_part, part))
+            on_replies = partial(self._on_replies, mask, partial(parts.on_part, part))
             connection.start(pack_mget(part), 1, on_replies)
         return True
 
@@ -257,10 +262,10 @@ class RedisBackend(LeasingCommands, SavingCommands, ClaimCommands):
             endpoint.start_tracked_read(tracked, partial(self._on_values, tracked, on_tracked))
         return True
 
-    def _on_replies(self, incarnation: ServerIncarnation, callback: ReadCallback, replies: Replies | Exception) -> None:
-        values: object = replies if isinstance(replies, Exception) else replies[0]
-        if isinstance(values, list):
-            callback(incarnation.mask_stale_versions(cast("list[bytes | None]", values)))
+    def _on_replies(self, mask: MaskVersions, callback: ReadCallback, replies: Replies | Exception) -> None:
+        values: Any = replies if isinstance(replies, Exception) else replies[0]
+        if values.__class__ is list:
+            callback(mask(values))
         else:
             callback(
                 self._failure(

@@ -29,7 +29,8 @@ from weakref import WeakSet
 
 from redis.exceptions import ResponseError
 
-from aiomodelcache.encoding.layout import VERSION
+from aiomodelcache.encoding.layout import ABSENT, STALE, VALUE, VERSION
+from aiomodelcache.encoding.together import KnownKeys
 
 logger: Final = logging.getLogger("aiomodelcache")
 
@@ -37,6 +38,7 @@ _IDENTITY_SIZE: Final = 8
 """Number of bytes of an identity."""
 _AFTER_VERSIONS: Final = bytes([VERSION[0] + 1])
 """Sorts after every version, and before entries, leases and intents. A comparison takes less than an index."""
+_OF_ENTRIES: Final = (VALUE, ABSENT, STALE)
 _PARTS: Final = re.compile(
     rb"^(?:(?:run_id|master_replid):\w+|cmdstat_(?:swapdb|restore|debug):calls=\d+)", re.MULTILINE
 )
@@ -153,6 +155,18 @@ class ServerIncarnation:
         for value in values:
             if value is not None and value < _AFTER_VERSIONS and not value.startswith(now):  # or empty, or a claim
                 return [None if self.is_stale_version(each) else each for each in values]
+        return values
+
+    def mask_known(self, known: KnownKeys, values: list[bytes | None]) -> list[bytes | None]:
+        """Does the same for keys that are read again. A key that has held an entry never holds a version."""
+        if len(values) != len(known):
+            return self.mask_stale_versions(values)
+        now = self._current_prefix
+        for at in known.doubtful:
+            value = values[at]
+            if value is None or not value.startswith(now):
+                known.doubtful = [at for at in known.doubtful if (values[at] or b"")[:1] not in _OF_ENTRIES]
+                return self.mask_stale_versions(values)
         return values
 
     def mask_replies(self, replies: list[Any]) -> list[Any]:
