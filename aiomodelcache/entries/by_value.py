@@ -13,10 +13,12 @@ from aiomodelcache.encoding.codec import EncodeError
 from aiomodelcache.encoding.layout import GUARD, HEADER, unpack_entry
 from aiomodelcache.encoding.messages import safe_cause, safe_reason
 from aiomodelcache.encoding.shared import SharedPlain
+from aiomodelcache.encoding.together import ReadTogether
 from aiomodelcache.entries.base import VALUE_BYTE, NoValue, count_mismatched, fingerprint
 from aiomodelcache.entries.decoded import Kept
 from aiomodelcache.entries.derived import DerivedEntries, DerivedValue, KnownDependencies, split_dependencies
 from aiomodelcache.entries.instances import PLAIN, WITH_INSTANCES, InstanceCodec, OtherSchema, SharedValue
+from aiomodelcache.entries.predictions import Prediction
 from aiomodelcache.entries.raised import Raised
 
 _WITH_INSTANCES: Final = WITH_INSTANCES[0]
@@ -64,6 +66,19 @@ class ByValueEntries(DerivedEntries):
             kept = self._keep(entry, known.header)
             known.shared = kept is not None
         return None if kept is None else kept.content.value
+
+    def find_unchanged(self, read: ReadTogether, known: Prediction) -> Any:
+        kept = self.decoded.find(known.header) if type(known) is KnownDependencies else None
+        if kept is None or kept.owner is not self._instances or kept.read != (read.known, read.values_read):
+            return None
+        kept.used = True
+        self.decoded.counters.hits += 1
+        return kept.content.value
+
+    def keep_read(self, read: ReadTogether, known: Prediction) -> None:
+        kept = self.decoded.find(known.header) if type(known) is KnownDependencies else None
+        if kept is not None and kept.owner is self._instances and self.decoded.fits(kept.entry):
+            self.decoded.keep_read(kept, read.known, read.values_read)
 
     def _find_kept(self, entry: bytes, header: bytes) -> Kept | None:
         kept = self.decoded.find(header)

@@ -6,7 +6,7 @@ Must not know rows and values.
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from sys import getsizeof
 from typing import Any, Final, cast
@@ -28,7 +28,7 @@ _random_bits: Final = Random().getrandbits
 class Kept:
     """The content of one entry, decoded."""
 
-    __slots__ = ("content", "created", "entry", "guard", "owner", "size", "used")
+    __slots__ = ("content", "created", "entry", "guard", "owner", "read", "size", "used")
 
     def __init__(self, entry: bytes, owner: object, guard: bytes, content: Any, size: int) -> None:
         self.entry = entry
@@ -41,6 +41,8 @@ class Kept:
         self.size = size
         self.used = False
         """True if it has answered since it was last considered for eviction."""
+        self.read: tuple[Sequence[bytes], Sequence[bytes | None]] | None = None
+        """Keys and values that were read together when the entry was found current. None if they are not kept."""
 
 
 class Decoded:
@@ -92,6 +94,14 @@ class Decoded:
         while self.counters.bytes > self._limit:
             self._evict()
         return kept
+
+    def keep_read(self, kept: Kept, keys: Sequence[bytes], values: Sequence[bytes | None]) -> None:
+        """Keeps what was read when an entry was found current, beside it. Evicts nothing for that."""
+        grown = sum(map(getsizeof, values)) - (sum(map(getsizeof, kept.read[1])) if kept.read is not None else 0)
+        if self.counters.bytes + grown <= self._limit:
+            kept.read = keys, values
+            kept.size += grown
+            self.counters.bytes += grown
 
     def _evict(self) -> None:
         key, kept = next(iter(self._kept.items()))

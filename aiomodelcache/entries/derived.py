@@ -12,6 +12,7 @@ import msgspec
 
 from aiomodelcache.encoding.codec import DecodeError
 from aiomodelcache.encoding.layout import GUARD, HEADER, PREFIX_SIZE, STATE_AND_TOKEN, unpack_entry
+from aiomodelcache.encoding.together import ReadTogether
 from aiomodelcache.entries.base import Miss, NoValue, fingerprint
 from aiomodelcache.entries.decoded import NOTHING_DECODED, Decoded
 from aiomodelcache.entries.predictions import Prediction
@@ -198,6 +199,13 @@ class DerivedEntries(ResultEntries):
         Raises for damaged bytes.
         """
         return None
+
+    def find_unchanged(self, read: ReadTogether, known: Prediction) -> Any:
+        """Does the same if all that was read with the entry has the bytes that it had at a hit before."""
+        return None
+
+    def keep_read(self, read: ReadTogether, known: Prediction) -> None:
+        """Keeps what was read with an entry at a hit, for ``find_unchanged``, if the value is kept."""
 
     def copy_of(self, shared: Any) -> Any:
         """Returns the value of what ``find_shared`` has returned."""

@@ -313,14 +313,20 @@ def result_hit(
 
     A derived entry must depend on the first keys of the ``prediction``. Else a miss: the plan tells the cases apart.
     """
-    together = entries.values_read if type(entries) is ReadTogether and entries.known is prediction.together else None
-    epoch, entry = together[:2] if together is not None else (entries[epoch_key], entries[key])
+    together = entries if type(entries) is ReadTogether and entries.known is prediction.together else None
+    epoch, entry = together.values_read[:2] if together is not None else (entries[epoch_key], entries[key])
     if not entry or epoch is None or entry[0] != VALUE_BYTE or entry[CREATED] <= result.lifetimes.due:
         return NoValue.MISS
     try:
         if isinstance(result, DerivedEntries):
-            read = together[2:] if together is not None else map(entries.get, prediction.keys)
-            value = result.derived_hit(entry, epoch, read, prediction)
+            shared = result.find_unchanged(together, prediction) if together is not None else None
+            if shared is not None:
+                value = result.copy_of(shared)
+            else:
+                read = together.values_read[2:] if together is not None else map(entries.get, prediction.keys)
+                value = result.derived_hit(entry, epoch, read, prediction)
+                if together is not None and value is not NoValue.MISS:
+                    result.keep_read(together, prediction)
         else:
             value = result.hit(entry, epoch)
     except Exception:  # damaged, or hostile

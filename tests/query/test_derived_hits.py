@@ -8,9 +8,9 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 
 from aiomodelcache import ModelCache, cached, writes_without_cache
 from aiomodelcache.encoding.layout import HEADER
-from aiomodelcache.encoding.together import ReadTogether
+from aiomodelcache.encoding.together import KnownKeys, ReadTogether
 from aiomodelcache.entries.base import NoValue
-from aiomodelcache.entries.derived import KnownDependencies
+from aiomodelcache.entries.derived import DerivedEntries, KnownDependencies
 from aiomodelcache.open_cache import OpenCache
 from aiomodelcache.plans.results import result_hit
 from aiomodelcache.plans.tracking import TrackedHits, TrackedLookup
@@ -209,6 +209,35 @@ async def test_a_damaged_entry_of_instances_is_not_taken_for_the_one_that_is_kep
     for changed in (entry[:-1] + bytes([entry[-1] ^ 1]), entry[:-1], entry + b"?"):
         assert result_hit(result, result.epoch_of(key), key, known, {**found, key: changed}) is NoValue.MISS
     assert cache.stats.decoded.hits == 2
+
+
+async def test_what_was_read_with_a_kept_value_answers_again_only_as_a_whole(cache: ModelCache) -> None:
+    """Each value of the read is compared with the one under the same key, whatever the order of the keys."""
+
+    @cached
+    async def page() -> list[dict[str, str]]:
+        return [{"slug": row.slug} for row in await Happening.cache.get_many([1, 2])]
+
+    for _ in range(6):
+        await page()
+    query, opened = page.query(), cache.open_cache
+    result, key = query.locate(opened)
+    known = opened.predictions.predict(key)
+    together = known.together
+    assert isinstance(result, DerivedEntries)
+    assert together
+    values = await opened.guarded.backend.read(together)
+    read = ReadTogether(together, values)
+    assert result.find_unchanged(read, known) is not None
+    for at, value in enumerate(values):
+        assert value is not None
+        for other in (None, b"", value[:-1] + bytes([value[-1] ^ 1]), b"W" + bytes(29)):
+            changed = ReadTogether(together, [*values[:at], other, *values[at + 1 :]])
+            assert result.find_unchanged(changed, known) is None
+    moved = ReadTogether(KnownKeys([*together[:-2], together[-1], together[-2]]), values)
+    assert result.find_unchanged(moved, known) is None
+    await Happening.filter(id=2).update(slug="new")
+    assert await page() == [{"slug": "h1"}, {"slug": "new"}]
 
 
 @pytest.mark.parametrize("kind", ["get", "filter", "get_many"])

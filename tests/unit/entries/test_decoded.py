@@ -52,6 +52,23 @@ class TestDecoded:
         assert kept.find(entry(1)[:-1]) is None
         assert kept.find(None) is None
 
+    def test_what_was_read_with_an_entry_is_kept_if_there_is_room(self) -> None:
+        kept = decoded()
+        for _ in range(2):
+            self.read(kept, 1)
+        found, before = kept.find(entry(1)), kept.counters.bytes
+        assert found is not None
+        kept.keep_read(found, [b"key"], [bytes(20_000)])
+        kept.keep_read(found, [b"key"], [bytes(30_000)])
+        assert before + 30_000 < kept.counters.bytes < before + 30_100
+        kept.keep_read(found, [b"key"], [bytes(100_000)])
+        assert found.read == ([b"key"], [bytes(30_000)])
+        for number in range(2, 300):
+            self.read(kept, number)
+            self.read(kept, number)
+        assert kept.find(entry(1)) is None
+        assert 0 < kept.counters.bytes <= 100_000
+
     def test_the_limit_is_never_exceeded_and_used_entries_stay(self) -> None:
         kept, chance = decoded(), random.Random(1)
         for turn in range(2_000):
