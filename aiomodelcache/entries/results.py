@@ -282,15 +282,16 @@ _LEAVES: Final[frozenset[Any]] = frozenset({str, int, float, bool, bytes, type(N
 def map_nested(
     value: Any, kind: type | tuple[type, ...], convert: Callable[[Any], Any], levels: int = MAX_NESTING
 ) -> Any:
-    """Returns the value with every instance of ``kind`` in it converted, down to ``levels`` levels."""
+    """Returns the value with every instance of ``kind`` in it converted, down to ``levels`` levels.
+
+    ``kind`` is no built-in container.
+    """
     container: Any = type(value)  # pyright: ignore[reportUnknownVariableType]
     if container in _LEAVES:
         return value
-    if isinstance(value, kind):
-        return convert(value)
-    if not levels:
+    if not levels and (container in _CONTAINERS or container is dict):
         return value
-    if container in _CONTAINERS:
+    if container in _CONTAINERS:  # compared before ``kind``, as ``isinstance`` takes longer
         if _LEAVES.issuperset(map(type, value)):
             return container(value)
         return container([map_nested(item, kind, convert, levels - 1) for item in value])
@@ -301,7 +302,7 @@ def map_nested(
             map_nested(key, kind, convert, levels - 1): map_nested(item, kind, convert, levels - 1)
             for key, item in value.items()
         }
-    return value
+    return convert(value) if isinstance(value, kind) else value
 
 
 def is_flat(value: Any) -> bool:
