@@ -209,7 +209,7 @@ async def test_a_function_takes_durations_for_values_for_none_and_for_stale_copi
         await echo(1)
         await echo(None)
         assert store.ttls == [7_200_000, 9_000]
-        [entries] = cache.open_cache.values.values()
+        [(_, entries)] = cache.open_cache.values.values()
         assert entries.policy.allow_ms == 1_500
     with pytest.raises(CacheConfigurationError, match=rf"echo: allowtime is 'soon': {REMEDY}"):
         cached(allowtime="soon")(echo._function)

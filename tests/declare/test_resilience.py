@@ -443,7 +443,7 @@ def everything_is_due() -> None:
     """Has every hit be one in the last half of a life, until the end of the test."""
     cache = default_cache()
     cache.reader.background._refreshed_at = math.inf
-    for entries in cache.values.values():
+    for _, entries in cache.values.values():
         entries.lifetimes.due = b"\xff" * 8
 
 
