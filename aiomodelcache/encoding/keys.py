@@ -30,6 +30,10 @@ NARROW_SUFFIX: Final = b":-"
 """The suffix that makes the key of a table's version the key of its narrow version."""
 
 
+STAMP_MARK: Final = b"amc:s:"
+"""A part of the key of each stamp, and hardly of other versions (see ``KeySpace.stamp_key``)."""
+
+
 def key_prefix(namespace: str, kind: str, *parts: str) -> bytes:
     """Returns the common beginning of all keys of one kind, colon included, e.g. ``amc:r:default:event:``."""
     head = [_escape(namespace.encode(), b"{")] if namespace else []

@@ -95,15 +95,23 @@ class Partitions:
         """Returns keys of entries, with those of their epochs unless all entries of the model have the same."""
         return keys
 
+    def take_unread(self) -> Sequence[bytes]:
+        """Returns the keys of the epochs and stamps of all partitions once, and then none.
+
+        Returns none if there is one partition, or if there are tenants, of which each has stamps of its own.
+        """
+        return ()
+
 
 class SlotPartitions(Partitions):
     """The partitions of a model's keys, each in a hash slot of its own."""
 
     divided = True
 
-    def __init__(self, epoch: bytes, stamp: bytes, tags: Sequence[bytes]) -> None:
+    def __init__(self, epoch: bytes, stamp: bytes, tags: Sequence[bytes], *, has_tenants: bool = False) -> None:
         super().__init__(epoch + b":", stamp + b":")
         self._tags = tags
+        self._are_read = has_tenants
         self.heads = _heads_of(tuple(tags))
         """The beginnings of the last parts of keys, by partition: tags and colons."""
         self._epochs_by_tag = _epochs_of(self._epoch, tuple(tags))
@@ -156,13 +164,19 @@ class SlotPartitions(Partitions):
         """See ``Partitions``."""
         return [*keys, *self.epochs_of(keys)]
 
+    def take_unread(self) -> Sequence[bytes]:
+        """See ``Partitions``."""
+        are_read, self._are_read = self._are_read, True
+        return () if are_read else (*self.epochs, *self.stamps)
+
 
 def partitions_of(space: KeySpace, connection: str, *parts: str) -> Partitions:
     """Returns the partitions of a table, or of a class of values."""
     epoch, stamp = space.epoch_key(connection, *parts), space.stamp_key(connection, *parts)
     if space.partitions == 1:
         return Partitions(epoch, stamp)
-    return SlotPartitions(epoch, stamp, tags_of((space.namespace, *parts), space.partitions))
+    tags = tags_of((space.namespace, *parts), space.partitions)
+    return SlotPartitions(epoch, stamp, tags, has_tenants=space.tenant is not None)
 
 
 def tag_in(key: bytes) -> bytes:

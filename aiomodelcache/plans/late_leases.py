@@ -24,11 +24,13 @@ _MAX_WAIT: Final = 1.0
 def versions_to_read(index: IndexEntries, keys: Sequence[bytes], predictions: Predictions) -> list[bytes]:
     """Returns the versions to read before index entries are loaded: their epochs, and those of rows that may follow.
 
-    Which partitions the rows are in is not known yet. Those of rows that are predicted are likely.
+    Which partitions the rows are in is not known yet. Those of rows that are predicted are likely. The first time, all
+    are read. Absent stamps are made then, and can show their age later.
     """
     partitions = index.partitions
     rows = [key for known in map(predictions.predict, keys) for key in known.keys] if partitions.divided else ()
-    return list(dict.fromkeys([*partitions.epochs_of([*keys, *rows]), *partitions.stamps_of(rows)]))
+    wanted = *partitions.epochs_of([*keys, *rows]), *partitions.stamps_of(rows), *partitions.take_unread()
+    return list(dict.fromkeys(wanted))
 
 
 def acquire_late_leases(

@@ -114,9 +114,22 @@ async def until_stored_late(cache: ModelCache, store: GatedBackend) -> None:
                 await Artist.cache.get(name="artist1")
 
 
+async def test_the_first_lookup_by_an_index_stores_its_row(cache: ModelCache, store: GatedBackend) -> None:
+    for sql, operations in ((1, ["read", "lease", "lease", "fill"]), (0, ["read"])):
+        async with assert_ops(store, sql=sql, redis=operations):
+            await Artist.cache.get(name="artist1")
+    stamps = cache.open_cache.entries_of(Artist).rows.partitions.stamps
+    assert None not in await store.read(stamps), "later ones can show that they are older"
+    async with assert_ops(store, sql=0):
+        await Artist.cache.get(id=1)
+
+
 async def test_a_row_that_an_index_finds_is_stored_if_its_stamp_is_old_enough(
     cache: ModelCache, store: GatedBackend
 ) -> None:
+    await Artist.cache.get(name="artist2")
+    rows = cache.open_cache.entries_of(Artist).rows
+    await store.delete([rows.partitions.stamp_of(rows.key(1))])
     async with assert_ops(store, sql=1, redis=["read", "lease", "lease", "epochs_since", "fill"]):
         await Artist.cache.get(name="artist1")
     assert not await entry(cache, 1), "the stamp was absent"
@@ -138,6 +151,7 @@ async def test_a_row_of_before_a_write_is_not_stored_late(
 ) -> None:
     """A write, one past ``bulk_limit`` or of another program, between a reader's leases and its fills."""
     async with ModelCache(store, bulk_limit=5 if kind == "bulk" else 1_000) as cache:
+        await Artist.cache.get(name="artist2")
         await until_stored_late(cache, store)
         await forget(cache, predictions=not predicted)
         await _write_during_a_lookup(database, kind, moment)

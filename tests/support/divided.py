@@ -31,5 +31,7 @@ class DividedMemory(MemoryBackend):
 
     async def epochs_since(self, partitions: Sequence[tuple[bytes, bytes]], since: float) -> list[bytes | None]:
         epochs = (await self.lease([], b"", 0, [epoch for epoch, _ in partitions])).versions
+        absent = [stamp for _, stamp in partitions if self._get(stamp, self._now()) is None]
+        await self.clear([], b"", absent)
         times = [self._stored.setdefault(stamp, time.monotonic()) for _, stamp in partitions]
         return [epoch if at < since and is_version(epoch) else None for epoch, at in zip(epochs, times, strict=True)]

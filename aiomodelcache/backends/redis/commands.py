@@ -23,6 +23,7 @@ from aiomodelcache.backends.redis.errors import (
 from aiomodelcache.backends.redis.replicas import ReplicaWait
 from aiomodelcache.backends.redis.scripts import Script, ScriptArguments, load_script
 from aiomodelcache.backends.replication import Unreplicated
+from aiomodelcache.encoding.keys import STAMP_MARK
 from aiomodelcache.encoding.layout import new_version
 from aiomodelcache.exceptions import BackendError
 
@@ -223,10 +224,14 @@ class RedisCommands:
 
 
 def version_commands(keys: Sequence[bytes], made: Sequence[bytes]) -> list[Command]:
-    """Returns the commands that create absent versions and read all of them. Every second reply is a version."""
+    """Returns the commands that create absent versions and read all of them. Every second reply is a version.
+
+    Stamps expire. Other versions do not.
+    """
     commands: list[Command] = []
     for key, version in zip(keys, made, strict=True):
-        commands += ("SET", key, version, "NX"), ("GET", key)
+        expiry = ("PX", STAMP_TTL_MS) if STAMP_MARK in key else ()
+        commands += ("SET", key, version, "NX", *expiry), ("GET", key)
     return commands
 
 
