@@ -279,7 +279,7 @@ class Views:
             entries.rows.decoded = self._decoded
             if model in self._inspected:
                 schema, inspected = entries.schema, self._inspected[model].schema
-                schema.loose |= inspected.loose
+                schema.loose_columns |= inspected.loose_columns
                 schema.as_declared &= inspected.as_declared
                 if schema.dialect == inspected.dialect:
                     schema.integer_bounds = inspected.integer_bounds

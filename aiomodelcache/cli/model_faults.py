@@ -157,7 +157,7 @@ def _label(index: IndexEntries) -> str:
 
 def _loosely_compared(label: str, entries: Any) -> Finding:
     schema: ModelSchema = entries.schema
-    names = [name for name in entries.attributes if name in schema.loose]
+    names = [name for name in entries.attributes if name in schema.loose_columns]
     text = f"{label} is not cached, because {schema.table} compares {', '.join(names)} loosely, or not as declared"
     columns = columns_of(schema.model, names)
     declared = {column: schema.declared_type(name) for name, column in columns.items()}

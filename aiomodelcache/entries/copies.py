@@ -65,6 +65,6 @@ def _marked(instance: Model) -> Model:
 
 def set_resilience(result: ResultEntries, resilience: Resilience) -> None:
     """Sets what happens if a computation of these results fails, and how long each of them lives."""
-    result.survive(resilience)
+    result.set_resilience(resilience)
     if resilience.stale_if_error:
         result.copies = Copies(result)

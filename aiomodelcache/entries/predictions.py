@@ -86,7 +86,7 @@ class Predictions(OrderedDict[bytes, Prediction]):
         else:
             self.learn_keys(key, Prediction(pks, None, rows))
 
-    def forget(self, key: bytes) -> None:
+    def discard(self, key: bytes) -> None:
         """Removes the prediction for ``key``, whose entry lists no rows now, so that none are read with it."""
         self.pop(key, None)
 

@@ -125,7 +125,7 @@ class ResultEntries:
         self.copies: Any = None
         """The ``Copies`` of the results, if the class keeps last good values."""
 
-    def survive(self, resilience: Resilience) -> None:
+    def set_resilience(self, resilience: Resilience) -> None:
         """Sets what happens if a computation fails, and how long a result lives."""
         self.resilience = resilience
         if resilience.errors:
@@ -222,7 +222,7 @@ class ResultEntries:
         0 if the value must not be stored: by the user's function of the result, or because that function failed.
         """
         try:
-            seconds = self.life(value)
+            seconds = self.lifetime_of(value)
         except Exception as error:
             self.counters.unfillable += 1
             self.counters.warn_once(
@@ -231,7 +231,7 @@ class ResultEntries:
             return 0
         return self.lifetimes.jittered(seconds) if seconds else 0
 
-    def life(self, value: Any) -> float:
+    def lifetime_of(self, value: Any) -> float:
         """Returns the lifetime of a value's entry, in seconds, without jitter. Raises what a user's function raises."""
         if type(value) is Raised:
             return self.resilience.errors[type(value.error)]

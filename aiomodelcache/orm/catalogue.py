@@ -80,7 +80,7 @@ def _set_real_types(schema: ModelSchema, number: int, types: RealTypes | None) -
         if real is None:
             continue
         if not compares_as_declared(fields[name], schema.dialect, real):
-            schema.loose.add(name)
+            schema.loose_columns.add(name)
         if schema.dialect == "postgres":  # the other drivers refuse integers by their own size
             schema.integer_bounds[name] = integer_bound(real.name, schema.dialect)
 

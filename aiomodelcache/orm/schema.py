@@ -64,15 +64,14 @@ class ModelSchema:
         self.dialect = self.client.capabilities.dialect
         self.pk: str = meta.pk_attr
         self.ordering = default_ordering(model)
-        columns = [self._column(name, field) for name, field in self._stored_fields().items()]
+        fields = self._stored_fields().items()
+        columns = [self._column(name, field) for name, field in fields]
         self.column_names = tuple(column.name for column in columns)
         self.columns = self.as_declared = frozenset(self.column_names)
         """The columns. Those whose real type is the declared one, as far as known, are ``as_declared``."""
-        self.loose = {name for name, field in self._stored_fields().items() if compares_loosely(field, self.dialect)}
-        """The columns in which the database may treat different values as equal, or store another one than written.
-
-        These are strings (case, accents, padding), on SQLite decimals that a float cannot tell apart, and columns whose
-        real type is not the declared one.
+        self.loose_columns = {name for name, field in fields if compares_loosely(field, self.dialect)}
+        """The columns in which the database may treat different values as equal, or store another one than written:
+        strings (case, accents, padding), decimals on SQLite, and columns whose real type is not the declared one.
         """
         self.codec = RowCodec(columns)
         self.pks_codec = KeysCodec(next(column for column in columns if column.name == self.pk))
@@ -167,8 +166,8 @@ class ModelSchema:
         return any(fields and {self.attribute(field) for field in fields} <= columns for fields in together)
 
     def compares_loosely(self, attributes: Iterable[str]) -> bool:
-        """Returns True if one of these columns is ``loose``."""
-        return not self.loose.isdisjoint(attributes)
+        """Returns True if one of these columns is ``loose_columns``."""
+        return not self.loose_columns.isdisjoint(attributes)
 
     def compares_like_keys(self, attributes: Iterable[str]) -> bool:
         """Returns True if ``==`` of these columns' values agrees with the comparison of their keys."""

@@ -61,7 +61,7 @@ class UnchangedRows:
         """Raises ``CacheConfigurationError`` for a column whose real type compares otherwise than the declared one."""
         schema = self._schema
         for name in self._typed if schema.as_declared else ():  # empty if the catalogue could not be read
-            if name in schema.loose:
+            if name in schema.loose_columns:
                 raise CacheConfigurationError(
                     f"{self._origin}.keep_unchanged is not possible with {schema.name}.{name}, whose column has "
                     "another type in the database than declared: change one of them, or remove keep_unchanged."

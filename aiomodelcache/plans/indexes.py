@@ -175,7 +175,7 @@ def _judge_index(
         elif pks is NoValue.ABSENT:
             index.counters.hits += 1
             result[key] = []
-            predictions.forget(key)
+            predictions.discard(key)
         else:
             listed[key] = pks
             predictions.learn(key, pks, index.rows)

@@ -148,7 +148,7 @@ def follow_path(
             _run_path(path, values, key, run, lambda entry_set, row: instance_of(entry_set.rows, row))
         )
         count_undecodable(path.base.counters, path.name, error)
-        predictions.forget(path.key(key))
+        predictions.discard(path.key(key))
         yield from discard_entries(row_keys)
         return answer
 

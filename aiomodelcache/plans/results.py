@@ -264,7 +264,7 @@ def _read_value(
         references = dict.fromkeys(references_in(value)) if result.may_refer else {}
         referred = result.referred(references) if references else {}
     except Exception as error:  # bytes that this program did not store
-        predictions.forget(key)
+        predictions.discard(key)
         return count_undecodable(result.counters, result.name, error)
     other_requests: list[None] = []
     if referred:

@@ -141,7 +141,7 @@ class TrackedHits:
             self._read[known:] = [key for key, _ in found]
             self._tokens += [token for _, token in found]
 
-    def settle(self) -> None:
+    def record_hits(self) -> None:
         """Adds what answered to the tracker. Idempotent."""
         self.turn_to(self.entries)
         self._take_tokens()

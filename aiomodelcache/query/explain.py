@@ -315,7 +315,7 @@ def _lifetime(entry_set: EntrySet | ResultEntries, entry: bytes, epoch: bytes | 
     value: Any = found.value if isinstance(found, DerivedValue) else found
     try:
         has_instances = entry_set.resilience.timeout_of is not None and any(True for _ in references_in(value))
-        return None if has_instances else entry_set.life(value)
+        return None if has_instances else entry_set.lifetime_of(value)
     except Exception:  # of the user's function
         return None
 

@@ -15,10 +15,10 @@ SendAdmitted = Callable[["Tracker", Any, str, Callable[[], Awaitable[Any]]], Awa
 """A function of the same and of one that sends the statement. It awaits both when the database has room."""
 
 
-class Unsettled(Protocol):
+class UnrecordedHits(Protocol):
     """Entries that were read, and are no dependencies yet."""
 
-    def settle(self) -> None:
+    def record_hits(self) -> None:
         """Adds it to the dependencies. Idempotent."""
         ...
 
@@ -52,7 +52,7 @@ class Tracker:
     """Table versions that were declared and not read yet, with the number of declarations. Replaced, never changed."""
     needed: frozenset[bytes] = _EMPTY
     """The keys of the table versions that the result depends on, or would if they had been read in time."""
-    hits: Unsettled | None = None
+    hits: UnrecordedHits | None = None
     """The record of lookups that begin now, or None if a table version was learnt since."""
     unfinished = 0
     """The number of lookups and statements that have begun and not ended."""
@@ -79,7 +79,7 @@ class Tracker:
         self.before_statement = before_statement
         self.recorded: dict[bytes, bytes] = {}
         """The tokens of what was read, by key. Complete when the tracker has ended."""
-        self._records: list[Unsettled] = []
+        self._records: list[UnrecordedHits] = []
         """The records of lookups whose keys may be no dependencies yet."""
         self.versions: dict[bytes, bytes] = dict(versions)
         """Table versions that were read before the tables were, by key. They may become dependencies."""
@@ -91,7 +91,7 @@ class Tracker:
         """The tokens of all that was read, by key."""
         if not self.over:
             for record in self._records:
-                record.settle()
+                record.record_hits()
         return self.recorded
 
     @property
@@ -112,10 +112,10 @@ class Tracker:
         """Ends the record. Later reads are no dependencies."""
         if not self.over:
             for record in self._records:
-                record.settle()
+                record.record_hits()
             self.over = True
 
-    def note(self, hits: Unsettled) -> None:
+    def note(self, hits: UnrecordedHits) -> None:
         """Notes what will have answered lookups that begin now."""
         self.hits = hits
         self._records.append(hits)

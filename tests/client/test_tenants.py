@@ -479,7 +479,7 @@ class TestFunctions:
         self, order: None, backend: CountingBackend
     ) -> None:
         async with ModelCache(backend, tenant=lambda: ACME) as cache:
-            cache.open_cache.models[Order].schema.loose.add("team")
+            cache.open_cache.models[Order].schema.loose_columns.add("team")
             for _ in range(2):
                 assert len(await Order.cache.filter(team=0)) == 1
             assert cache.stats.by_cache["Order(team)"].unfillable == 2

@@ -32,8 +32,6 @@ METAPHORS = {
 """Words that functions, methods and parameters do not have in their names, because the field has other terms."""
 FIELD_TERMS = {"may_survive_rollback"}
 """Names that have such a word and are the field's own."""
-PENDING = {"forget", "life", "settle", "survive"}
-"""Names that are still to be changed."""
 
 
 def types_in(source: str) -> set[str]:
@@ -102,7 +100,7 @@ def test_no_function_is_named_by_a_metaphor() -> None:
         for name in names_of_functions_in(path.read_text("utf-8"))
         if not METAPHORS.isdisjoint(name.split("_"))
     }
-    assert found.keys() == PENDING | FIELD_TERMS, found
+    assert found.keys() == FIELD_TERMS, found
 
 
 @pytest.mark.parametrize("folder", ["soak", "benchmarks", "tests/support"])

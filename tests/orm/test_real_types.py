@@ -246,9 +246,9 @@ async def test_the_columns_that_tortoise_creates_compare_as_declared(
     """Every type of field is among these models."""
     async with ModelCache("memory://", inspect_columns=False) as cache:
         schemas = [entries.schema for entries in cache.open_cache.models.values()]
-        declared = {schema.name: frozenset(schema.loose) for schema in schemas}
+        declared = {schema.name: frozenset(schema.loose_columns) for schema in schemas}
         await inspect_columns(schemas)
-        assert {schema.name: schema.loose for schema in schemas} == declared
+        assert {schema.name: schema.loose_columns for schema in schemas} == declared
     assert caplog.messages == []
 
 
@@ -256,7 +256,7 @@ async def test_the_columns_that_tortoise_creates_compare_as_declared(
 @pytest.mark.only_on("no store", because=WITHOUT_STORE)
 async def test_a_column_that_is_declared_to_pad_compares_loosely(database: BaseDBAsyncClient) -> None:
     async with ModelCache("memory://") as cache:
-        assert cache.open_cache.models[TypedChild].schema.loose == {"code"}
+        assert cache.open_cache.models[TypedChild].schema.loose_columns == {"code"}
 
 
 @pytest.mark.only_on("no store", because=WITHOUT_STORE)
@@ -272,7 +272,7 @@ async def test_integers_beyond_the_declared_range_are_found_where_the_column_is_
             assert (await Typed.cache.get(id=2**40)).slug == "far"
             assert await Typed.cache.get_or_none(id=2**63 - 1) is None
             assert await Typed.cache.get_or_none(id=2**70) is None
-        assert "id" not in cache.open_cache.models[Typed].schema.loose
+        assert "id" not in cache.open_cache.models[Typed].schema.loose_columns
 
 
 @pytest.mark.only_on("no store", because=WITHOUT_STORE)
@@ -293,7 +293,7 @@ async def test_a_table_that_does_not_exist_yet_is_taken_as_declared(
 ) -> None:
     await database.execute_script("DROP TABLE typed")
     async with ModelCache("memory://") as cache:
-        assert cache.open_cache.models[Typed].schema.loose == declared_loose(database.capabilities.dialect)
+        assert cache.open_cache.models[Typed].schema.loose_columns == declared_loose(database.capabilities.dialect)
         assert not caplog.messages
         context = get_current_context()
         assert context is not None
@@ -323,7 +323,7 @@ async def test_text_is_taken_to_compare_loosely_where_the_catalogue_may_not_be_r
         )
         async with ModelCache("memory://") as cache:
             schema = cache.open_cache.models[Typed].schema
-            assert schema.loose == {"slug", "text", "price", "ratio", "at"}
+            assert schema.loose_columns == {"slug", "text", "price", "ratio", "at"}
             assert await connection.execute_query_dict("SELECT 1 AS one") == [{"one": 1}]  # not aborted
         await connection.rollback()
     [message] = caplog.messages
@@ -349,7 +349,7 @@ async def test_a_collation_of_the_program_may_do_anything(
     if not known:  # as in a process that lacks the function
         await connection._connection._execute(create, "without_ones", None)
     async with ModelCache("memory://") as cache:
-        assert "text" in cache.open_cache.models[Typed].schema.loose
+        assert "text" in cache.open_cache.models[Typed].schema.loose_columns
         if known:
             await write_texts()
     assert len(caplog.messages) == (not known)
@@ -361,7 +361,9 @@ async def test_a_view_has_the_types_of_its_table(database: BaseDBAsyncClient) ->
     await retype(database, "typed", text=TEXTS[database.capabilities.dialect][0])
     await database.execute_script("ALTER TABLE typed RENAME TO below; CREATE VIEW typed AS SELECT * FROM below")
     async with ModelCache("memory://") as cache:
-        assert cache.open_cache.models[Typed].schema.loose == {"text"} | declared_loose(database.capabilities.dialect)
+        assert cache.open_cache.models[Typed].schema.loose_columns == {"text"} | declared_loose(
+            database.capabilities.dialect
+        )
         assert not await is_cached()
 
 
@@ -375,7 +377,7 @@ async def test_a_partitioned_table_in_the_search_path_is_found(database: BaseDBA
             "ALTER TABLE nearer.typed ALTER COLUMN text TYPE citext; SET LOCAL search_path TO nearer, public"
         )
         async with ModelCache("memory://") as cache:
-            assert cache.open_cache.models[Typed].schema.loose == {"text"}
+            assert cache.open_cache.models[Typed].schema.loose_columns == {"text"}
 
 
 @pytest.mark.only_on("postgres", "sqlite", because="a schema of MySQL is a database")
@@ -390,7 +392,7 @@ async def test_a_table_is_found_in_its_schema(db_url: DatabaseUrl) -> None:
             )
             await connection.execute_script(f"CREATE TABLE {schema}.house {columns.format(number)}")
         async with ModelCache("memory://") as cache:
-            loose = {entries.schema.table: entries.schema.loose for entries in cache.open_cache.models.values()}
+            loose = {entries.schema.table: entries.schema.loose_columns for entries in cache.open_cache.models.values()}
     assert loose == {"north.house": set(), "south.house": {"number"}, "south.room": set()}
 
 
@@ -414,7 +416,7 @@ async def test_a_database_that_does_not_answer_leaves_other_connections_alone(
         )
         async with ModelCache("memory://") as cache:
             schemas = {entries.schema.name: entries.schema for entries in cache.open_cache.models.values()}
-    assert schemas["Typed"].loose == declared_loose(db_url.dialect)
-    assert schemas["Club"].loose == {"name"}
+    assert schemas["Typed"].loose_columns == declared_loose(db_url.dialect)
+    assert schemas["Club"].loose_columns == {"name"}
     [message] = caplog.messages
     assert "on the connection 'gone'" in message

@@ -401,7 +401,6 @@ class TestEpochs:
             (User.cache.clear, {"User"}),
             (Venue.cache.clear, {"Venue"}),  # type: ignore[attr-defined]
             (lambda: cache.clear(User, Event), {"User", "Event"}),
-            (lambda: cache.clear(), set()),
             (cache.clear_all, set(queries)),
         ]
         for clear, cleared in clears:
