@@ -36,6 +36,8 @@ class Partitions:
 
     divided = False
     """True if there are several partitions."""
+    stamps_show_writes = True
+    """True if each write changes the stamps of its partitions. One outside of any tenant changes none of a tenant's."""
     encode: Callable[[Iterable[Any]], bytes] = staticmethod(encode_values)
     """Returns the last part of a key, as ``keys.encode_values`` does."""
     encode_single: Callable[[Any], bytes] = staticmethod(encode_single)
@@ -111,7 +113,7 @@ class SlotPartitions(Partitions):
     def __init__(self, epoch: bytes, stamp: bytes, tags: Sequence[bytes], *, has_tenants: bool = False) -> None:
         super().__init__(epoch + b":", stamp + b":")
         self._tags = tags
-        self._are_read = has_tenants
+        self.stamps_show_writes = self._unread = not has_tenants
         self.heads = _heads_of(tuple(tags))
         """The beginnings of the last parts of keys, by partition: tags and colons."""
         self._epochs_by_tag = _epochs_of(self._epoch, tuple(tags))
@@ -166,8 +168,8 @@ class SlotPartitions(Partitions):
 
     def take_unread(self) -> Sequence[bytes]:
         """See ``Partitions``."""
-        are_read, self._are_read = self._are_read, True
-        return () if are_read else (*self.epochs, *self.stamps)
+        unread, self._unread = self._unread, False
+        return (*self.epochs, *self.stamps) if unread else ()
 
 
 def partitions_of(space: KeySpace, connection: str, *parts: str) -> Partitions:

@@ -112,7 +112,7 @@ class Leases:
         self._flights.update(dict.fromkeys(granted))
         if granted and ttl is None and attempt.deadline == math.inf:
             self._extensions.add(attempt.token, granted)
-        unread = {epoch: stamp for _, request in group for epoch, stamp in request.unread} if granted else {}
+        unread = dict([request.unread[key] for _, request in group for key in granted if key in request.unread])
         epochs = await self._epochs_since(unread, attempt.deadline - self._config.fill_ttl, group) if unread else {}
         for run, request in group:
             held = [values[key] for key, _ in request.keys]

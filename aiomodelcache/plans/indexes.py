@@ -287,7 +287,8 @@ def _index_fills(
     """
     rows = index.rows
     fills, found = list[PlannedFill](), [answers[key] for key in granted]
-    payloads = payloads_of(rows, found, versions, reads_late=acquired.reads_late)
+    reads_late = acquired.reads_late and rows.partitions.stamps_show_writes
+    payloads = payloads_of(rows, found, versions, reads_late=reads_late)
     late = yield from acquire_late_leases(rows, payloads, min(answer.deadline for answer in found), versions)
     for key, (own, epoch) in late.items():
         entry = rows.entry(own.token, epoch, payloads[key]) if epoch else b""

@@ -46,8 +46,8 @@ def acquire_late_leases(
     while attempts:
         stamps = rows.partitions.stamps_of([key for key, _ in attempts])
         read = [stamp for stamp in stamps if stamp in versions]
-        unread = {epoch_of(key): stamp_of(key) for key, _ in attempts if stamp_of(key) not in versions}
-        acquired: LeaseResult = yield AcquireLeases(attempts, read, deadline, unread=tuple(unread.items()))
+        unread = {key: (epoch_of(key), stamp_of(key)) for key, _ in attempts if stamp_of(key) not in versions}
+        acquired: LeaseResult = yield AcquireLeases(attempts, read, deadline, unread=unread)
         now = zip(read, acquired.versions, strict=True)
         unchanged = {stamp for stamp, version in now if is_version(version) and version == versions[stamp]}
         outdated: list[tuple[bytes, bytes]] = []

@@ -72,8 +72,8 @@ class AcquireLeases(NamedTuple):
     """The life of the leases in seconds; None for the default, ``lease_ttl``, which is extended up to ``load_ttl``."""
     timed: bool = False
     """True if the plan may store rows without leases of their own (``LeaseResult.late_until_ms``)."""
-    unread: Sequence[tuple[bytes, bytes]] = ()
-    """The keys of the epoch and the stamp of each partition that only a statement has shown, for late leases."""
+    unread: Mapping[bytes, tuple[bytes, bytes]] = MappingProxyType({})
+    """The keys of the epoch and the stamp of partitions that only a statement has shown, by keys to lease."""
     anew: bool = False
     """True if nothing that the plan has read before is part of its answer."""
 
@@ -94,7 +94,7 @@ class LeaseResult(NamedTuple):
     reads_late: bool = False
     """True if the store can say whether a stamp has changed since a statement that has ended."""
     epochs: Mapping[bytes, bytes | None] = MappingProxyType({})
-    """The epochs of ``unread`` by their keys. None if the stamp may have changed since the statement."""
+    """Epochs of ``unread`` whose leases were granted, by their keys. None if the stamp may have changed since."""
 
 
 class Loaded(Protocol):

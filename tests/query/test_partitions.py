@@ -1,7 +1,7 @@
 """Lookups and writes of models whose keys are divided into partitions: in memory, and on a real Redis Cluster."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Literal
 
@@ -10,7 +10,7 @@ from tortoise.backends.base.client import BaseDBAsyncClient
 from tortoise.transactions import in_transaction
 
 from aiomodelcache import ModelCache, cached, local_cache
-from aiomodelcache.backends.protocol import Backend, Clear
+from aiomodelcache.backends.protocol import Backend, Clear, Lease, Leased
 from aiomodelcache.backends.redis.backend import RedisBackend
 from aiomodelcache.encoding.layout import VALUE
 from aiomodelcache.encoding.partitions import tag_in
@@ -141,6 +141,37 @@ async def test_a_row_that_an_index_finds_is_stored_if_its_stamp_is_old_enough(
     async with assert_ops(store, sql=1, redis=["read", "lease", "lease", "fill"]):
         await Artist.cache.get(name="artist1")
     assert (await entry(cache, 1))[:1] == VALUE, "the row was predicted"
+
+
+class Refusing(DividedMemory):
+    """A store that leases no row whose key is in ``refused``, as if its node had failed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused: set[bytes] = set()
+        self.asked: set[bytes] = set()
+        """The keys of the epochs that were asked for after a statement."""
+
+    async def lease(self, leases: Sequence[Lease], token: bytes, ttl_ms: int, versions: Sequence[bytes] = ()) -> Leased:
+        leased = await super().lease(leases, token, ttl_ms, versions)
+        held = zip(leases, leased.values, strict=True)
+        return leased._replace(values=[b"" if lease.key in self.refused else value for lease, value in held])
+
+    async def epochs_since(self, partitions: Sequence[tuple[bytes, bytes]], since: float) -> list[bytes | None]:
+        self.asked.update([epoch for epoch, _ in partitions])
+        return await super().epochs_since(partitions, since)
+
+
+async def test_the_age_of_a_stamp_is_asked_for_rows_that_were_leased(database: BaseDBAsyncClient) -> None:
+    await Artist.bulk_create([Artist(id=n, name=f"artist{n}", rank=n % 10) for n in range(1, NUMBER + 1)])
+    store = Refusing()
+    async with ModelCache(store) as cache:
+        rows = cache.open_cache.entries_of(Artist).rows
+        rows.partitions.take_unread()
+        keys = list(map(rows.key, range(3, NUMBER, 10)))
+        store.refused = {keys[0], keys[-1]}
+        assert len(await Artist.cache.filter(rank=3)) == len(keys)
+        assert store.asked == set(map(rows.epoch_of, keys[1:-1]))
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])

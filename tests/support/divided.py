@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from aiomodelcache import MemoryBackend
 from aiomodelcache.backends.protocol import Clear, Save
@@ -18,6 +19,11 @@ class DividedMemory(MemoryBackend):
         super().__init__()
         self._stored: dict[bytes, float] = {}
         """The times at which stamps were stored."""
+
+    @property
+    def lease_timed(self) -> Any:
+        """No method: a Cluster has none either."""
+        raise AttributeError("lease_timed")
 
     async def clear(self, clears: Sequence[Clear], token: bytes, stamps: Sequence[bytes] = ()) -> list[bool]:
         self._stored |= dict.fromkeys(stamps, time.monotonic())

@@ -11,6 +11,8 @@ from itertools import chain
 from operator import attrgetter
 from typing import Any, Final, cast
 
+from redis.exceptions import NoScriptError
+
 from aiomodelcache.backends.protocol import Fill, LateFill, Lease, Leased, TimedLease
 from aiomodelcache.backends.redis.cluster.endpoint import ClusterEndpoint
 from aiomodelcache.backends.redis.cluster.node import Node
@@ -109,6 +111,8 @@ class LeasingCommands(RedisCommands):
             replies = await node.send(commands)
         except FAILURES as error:
             return dict.fromkeys([epoch for epoch, _ in partitions], error)
+        if any(isinstance(reply, NoScriptError) for reply in replies):
+            await self._load_scripts(self._endpoint or self._raise_closed())  # for the next time
         epochs: dict[bytes, object] = {}
         for (key, _), reply in zip(partitions, replies, strict=True):
             if is_list(reply):

@@ -309,19 +309,19 @@ def bulk_write(me: str, rules: Rules) -> Body:
     for epoch in epochs:
         yield mark(epoch, me)
     yield finish(me)
-    yield from _change_all(me, epochs)
+    yield from _change_all(me, rules, epochs)
 
 
 def clearing(me: str, rules: Rules) -> Body:
     """Writes by raw SQL, without an intent, and then calls ``clear()``, whose return acknowledges the write."""
     epochs = (INDEX_EPOCH, EPOCH) if rules.every_partition_marked else (INDEX_EPOCH,)
     yield write(me, acknowledged=False)
-    yield from _change_all(me, epochs)
+    yield from _change_all(me, rules, epochs)
     yield acknowledge()
 
 
-def _change_all(me: str, epochs: tuple[int, ...]) -> Body:
-    for stamp in (INDEX_STAMP, STAMP):
+def _change_all(me: str, rules: Rules, epochs: tuple[int, ...]) -> Body:
+    for stamp in (INDEX_STAMP, STAMP) if rules.stamp_with_epoch else (INDEX_STAMP,):
         yield renew(stamp)
     for epoch in epochs:
         yield clear(epoch, me)

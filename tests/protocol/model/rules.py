@@ -79,6 +79,8 @@ class Rules:
     """A stamp that was stored at the moment of the statement is not older."""
     since_before_sql: bool = True
     """That moment is taken before the statement, not after it."""
+    stamp_with_epoch: bool = True
+    """Who changes an epoch changes the stamp of its partition, too. Otherwise, as with tenants, no age is asked for."""
     epoch_with_stamp: bool = True
     """The epoch is read at the same moment as the stamp's age."""
     stamp_of_partition: bool = True

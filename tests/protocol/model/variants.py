@@ -316,6 +316,7 @@ BROKEN = [
     Broken("clock_after", _BY_CLOCK, STALE_AT_REST),
     Broken("stamp_strictly_older", _BY_CLOCK, STALE_AT_REST),
     Broken("since_before_sql", _BY_CLOCK, STALE_AT_REST),
+    Broken("stamp_with_epoch", _partitions(predicts=(None,), bulk=1, ticks=2), STALE_AT_REST),
     Broken("epoch_with_stamp", _partitions(predicts=(None,), bulk=1, ticks=2), STALE_AT_REST),
     Broken("version_of_node", _partitions(predicts=(None,), writers=1, ticks=2, fails_over=True), STALE_AT_REST),
     Broken("stamp_of_partition", _partitions(predicts=(True,), writers=1), STALE_AT_REST),
