@@ -171,7 +171,13 @@ class ValueDeclaration(msgspec.Struct, frozen=True, kw_only=True, eq=False, weak
             config.ttl_jitter,
             SLIDING_PART if resilience.sliding else 0.0 if resilience.timeout_of else config.refresh_ahead,
         )
-        cache.reader.background.watch(lifetimes)
+        counters, background = cache.stats.of(label), cache.reader.background
+        if found is not None:
+            background.unwatch(found[1].lifetimes)
+            counters.warn_once(
+                "defined again", "aiomodelcache: %s is defined again, so its former results are not used", label
+            )
+        background.watch(lifetimes)
         kind: Callable[..., ResultEntries] = ResultEntries
         if self.tracked:
             tables = [table_key_of(cache, model) for model in self.depends_on]
@@ -191,7 +197,7 @@ class ValueDeclaration(msgspec.Struct, frozen=True, kw_only=True, eq=False, weak
             lifetimes=lifetimes,
             policy=Policy.with_allowtime(InvalidationType.DYNAMIC, self._seconds("allowtime")),
             lease_ttl=config.compute_ttl,
-            counters=cache.stats.of(label),
+            counters=counters,
         )
         cache.values[self.name] = self.reference, entries
         set_resilience(entries, resilience)
@@ -248,8 +254,15 @@ def key_part(value: Any) -> Any:
     kind = cast("Any", type(value))
     if kind in (tuple, list):
         return [key_part(item) for item in value]
+    if kind in (set, frozenset):
+        return frozenset([_hashable(key_part(item)) for item in value])
     if kind is dict:
-        return {name: key_part(item) for name, item in value.items()}
+        return {_hashable(key_part(name)): key_part(item) for name, item in value.items()}
     if isinstance(value, datetime) and value.utcoffset():
         return value, value.utcoffset()
     return value
+
+
+def _hashable(part: Any) -> Any:
+    """Returns a part of a key that can be an item of a set, or a key of a dict."""
+    return tuple(map(_hashable, part)) if cast("Any", type(part)) is list else part

@@ -63,6 +63,10 @@ class BackgroundPlans:
         self._lifetimes.append(lifetimes)
         lifetimes.update_due()
 
+    def unwatch(self, lifetimes: Lifetimes) -> None:
+        """Removes a cache class that is not used any more."""
+        self._lifetimes.remove(lifetimes)
+
     def refresh_thresholds(self) -> None:
         """Computes which entries are about to expire, unless it did so within ``THRESHOLD_REFRESH_INTERVAL``."""
         now = time.monotonic()

@@ -47,6 +47,9 @@ ARGUMENTS: list[Any] = [
     *[[each] for each in SCALARS],
     *[(each,) for each in SCALARS],
     *[{"a": each} for each in SCALARS],
+    *[{each} for each in SCALARS],
+    *[frozenset([(each, 1)]) for each in SCALARS],
+    *[{each: 1} for each in SCALARS],
 ]
 
 
@@ -57,7 +60,7 @@ def told_apart(value: Any) -> Any:
     """
     if isinstance(value, list | tuple):
         return "list", [told_apart(item) for item in value]
-    if isinstance(value, set):
+    if isinstance(value, set | frozenset):
         return "set", sorted([repr(told_apart(item)) for item in value])
     if isinstance(value, dict):
         return "dict", sorted([repr((told_apart(name), told_apart(item))) for name, item in value.items()])

@@ -243,8 +243,11 @@ class TestClass:
 
 
 class TestDecorator:
-    async def test_a_function_that_is_defined_again_takes_the_place_of_the_former_one(self, cache: ModelCache) -> None:
+    async def test_a_function_that_is_defined_again_takes_the_place_of_the_former_one(
+        self, cache: ModelCache, caplog: pytest.LogCaptureFixture
+    ) -> None:
         """As in a notebook, where the former one is no longer in use. Its results are misses."""
+        watched = len(cache.open_cache.reader.background._lifetimes)
         for number in range(3):
 
             @cached(timeout=60 + number, invalidation=InvalidationType.OFF)
@@ -253,6 +256,8 @@ class TestDecorator:
 
             assert [await answer(), await answer.query()] == [number, number]
             assert (await answer.explain()).source == "cache"
+        assert len(cache.open_cache.reader.background._lifetimes) == watched + 1
+        assert caplog.text.count("answer is defined again, so its former results are not used") == 1
 
     async def test_two_functions_in_use_with_one_name_are_an_error(self, cache: ModelCache) -> None:
         def make(number: int) -> Any:
