@@ -20,6 +20,7 @@ ON_THEIR_OWN = {
     "test_binding.py": "errors in declarations, which are found before anything is asked",
     "test_compose.py": "the service of a Compose file, which is a process of its own on PostgreSQL and Redis",
     "test_decoded.py": "memory that rows take, which the database plays no part in",
+    "test_divided_tenants.py": "tenants, each of which has a connection of its own to one file",
     "test_doctor.py": "the command line, a process of its own on a server that has a fault",
     "test_frameworks.py": "frameworks, one of which may not be installable on a Python",
     "test_matrix.py": "this module",
