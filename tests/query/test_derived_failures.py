@@ -384,7 +384,7 @@ async def test_the_mark_of_a_writer_that_died_is_waited_for_once(
 async def test_an_inner_result_that_another_caller_computes_is_recorded_as_it_is_then(
     cache: ModelCache, backend: CountingBackend
 ) -> None:
-    """What was read together with it before, as its dependencies were at that time, is no part of the outer one."""
+    """The outer result has no part in what was read together with it before, such as its dependencies at that time."""
     calls: list[str] = []
     begun, go_on = asyncio.Event(), asyncio.Event()
     go_on.set()

@@ -109,10 +109,10 @@ class LeasingCommands(RedisCommands):
         ]
         try:
             replies = await node.send(commands)
+            if any(isinstance(reply, NoScriptError) for reply in replies):
+                await self._load_scripts(self._endpoint or self._raise_closed())  # for the next time
         except FAILURES as error:
             return dict.fromkeys([epoch for epoch, _ in partitions], error)
-        if any(isinstance(reply, NoScriptError) for reply in replies):
-            await self._load_scripts(self._endpoint or self._raise_closed())  # for the next time
         epochs: dict[bytes, object] = {}
         for (key, _), reply in zip(partitions, replies, strict=True):
             if is_list(reply):

@@ -68,11 +68,11 @@ class Node(NamedTuple):
 
     life: int = 0
     replica: tuple[Cell, ...] | None = None
-    """What its replica holds. None if it cannot fail over any more."""
+    """The cells of its replica. None if it cannot fail over any more."""
     time: int = 0
     """The true time, which readers measure differences of."""
     ahead: int = 0
-    """How far the node's clock is ahead of it."""
+    """The lead of the node's clock over it."""
     last_tick: int = 0
     jumps: tuple[int, ...] = ()
     """The ways in which the clock may still jump."""
