@@ -194,6 +194,14 @@ async def test_a_frozen_node_fails_for_its_partitions_only(cluster: Cluster) -> 
             cluster.nodes[1].cont()
 
 
+async def test_a_script_that_a_node_has_lost_is_loaded_for_the_next_time(
+    cluster: Cluster, backend: RedisBackend, partition: tuple[bytes, bytes]
+) -> None:
+    cluster.nodes[0].run("SCRIPT", "FLUSH")
+    assert await backend.epochs_since([partition], time.monotonic()) == [None]
+    await until_older(backend, partition)
+
+
 async def test_a_single_server_is_not_asked(redis_server: RedisServer) -> None:
     async with opened(redis_server.url) as single:
         assert not hasattr(single, "epochs_since")
